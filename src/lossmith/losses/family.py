@@ -1,0 +1,80 @@
+"""A loss family: how an elementwise loss ℓ is computed, stored and compared.
+
+A `Kernel` is one member of a family: an immutable value. Everything around it (head, aggregation, reduction) is `Loss`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor
+
+from lossmith.records import content_hash
+
+if TYPE_CHECKING:
+    from lossmith.losses.expression import Node
+    from lossmith.losses.inputs import Inputs
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where a loss is used: what decides which of its parameters can matter (ALGORITHMS §2, "What is identifiable").
+
+    Args:
+        head: "softmax", "sigmoid", "identity" or "custom".
+        classes: number of outputs C.
+        hard_targets: whether every target is one-hot.
+    """
+
+    head: str
+    classes: int
+    hard_targets: bool = True
+
+
+class Kernel(ABC):
+    """An elementwise loss ℓ, **to be minimised**. Subclasses are frozen dataclasses."""
+
+    family: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def reads(self) -> frozenset[str]:
+        """Names of the inputs `value` needs (see `losses.inputs`)."""
+
+    @property
+    @abstractmethod
+    def phi(self) -> tuple[float, ...]:
+        """The loss parameters φ, empty where the family has none."""
+
+    @abstractmethod
+    def value(self, x: Inputs, phi: Sequence[float] | Tensor | None = None) -> Tensor:
+        """ℓ elementwise.
+
+        Args:
+            x: the inputs named by `reads`, each broadcastable to [N, C].
+            phi: used instead of the kernel's own φ: numbers, or a tensor [K] through which a gradient flows.
+
+        Returns:
+            ℓ, broadcastable to [N, C].
+        """
+
+    @abstractmethod
+    def expression(self) -> Node:
+        """The same ℓ as an expression tree; LossError where the family has no symbolic form."""
+
+    @abstractmethod
+    def document(self) -> dict[str, Any]:
+        """What `from_document` needs to rebuild the kernel, JSON-able."""
+
+    @classmethod
+    @abstractmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Kernel:
+        """The inverse of `document`; LossError names a missing or malformed field."""
+
+    def key(self, setting: Setting) -> str:
+        """Kernels with one key train identically under this setting. By default: only identical ones do."""
+        del setting
+        return content_hash({"family": self.family, **self.document()})

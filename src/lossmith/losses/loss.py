@@ -1,0 +1,218 @@
+"""`Loss`: an elementwise kernel with its head, aggregation and reduction, as a `torch.nn.Module`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from lossmith.errors import LossError
+from lossmith.losses.aggregation import Aggregation, Pairwise, Pointwise, Ratio, pairwise, ratio, weighted_mean
+from lossmith.losses.family import Kernel, Setting
+from lossmith.losses.inputs import Head, compute_inputs, head_name
+
+Reduction = Literal["mean", "sum", "none"]
+Outputs = Literal["sum", "mean"]
+
+
+class Loss(nn.Module):
+    """A loss function to be minimised: mean over rows of the sum over outputs of ℓ(p, t) (ALGORITHMS §0).
+
+    It has no parameters and no buffers: its numbers are plain floats, so neither `model.parameters()` nor `model.half()` of
+    a module that holds it can change it. It computes in float32 inside autocast and in float64 where the output is float64.
+
+    Args:
+        kernel: the elementwise ℓ.
+        head: "softmax", "sigmoid" (each output is the pair (1−p, p)), "identity", or a function from output to prediction.
+        aggregation: `Pointwise()`, `Ratio(...)` or `Pairwise()`.
+        reduction: over rows: "mean" (Σwℓ/Σw), "sum", or "none" (per row; pointwise only).
+        outputs: over outputs: "sum" (the authors' code) or "mean" (the papers' 1/n). It scales the effective learning rate.
+        smoothing: label smoothing α: targets become (1−α)t + α/n.
+        prior: class prior π, needed by losses that read it.
+        name: for people; takes no part in equality or hashing.
+
+    Example:
+        >>> import torch, lossmith as lm
+        >>> criterion = lm.loss("baikal")
+        >>> criterion(torch.zeros(4, 10), torch.arange(4)).item()  # log 10 · 10 + 10
+        33.02585...
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        *,
+        head: Head = "softmax",
+        aggregation: Aggregation | None = None,
+        reduction: Reduction = "mean",
+        outputs: Outputs = "sum",
+        smoothing: float = 0.0,
+        prior: Sequence[float] | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__()
+        aggregation = Pointwise() if aggregation is None else aggregation
+        head_name(head)
+        if reduction not in ("mean", "sum", "none"):
+            raise LossError(f'reduction {reduction!r}: use "mean", "sum" or "none".')
+        if outputs not in ("sum", "mean"):
+            raise LossError(f'outputs {outputs!r}: use "sum" or "mean".')
+        if not 0.0 <= smoothing < 1.0:
+            raise LossError(f"smoothing {smoothing!r}: label smoothing is a number in [0, 1).")
+        if smoothing and head == "identity":
+            raise LossError("label smoothing needs class targets; the identity head has none.")
+        if reduction == "none" and not isinstance(aggregation, Pointwise):
+            raise LossError(f'a {aggregation.kind} loss has no value per row: use reduction="mean".')
+        self.kernel, self.head, self.aggregation = kernel, head, aggregation
+        self.reduction, self.outputs, self.smoothing = reduction, outputs, float(smoothing)
+        self.prior = None if prior is None else tuple(float(p) for p in prior)
+        self.name = name
+
+    def forward(
+        self,
+        output: Tensor,
+        target: Tensor,
+        *,
+        weight: Tensor | None = None,
+        progress: float | Tensor | None = None,
+        num_items: Tensor | float | None = None,
+        group: Tensor | None = None,
+    ) -> Tensor:
+        """The loss.
+
+        Args:
+            output: z, [..., C]; every axis but the last is a row.
+            target: class indices [...], or one-hot, soft or real targets [..., C] (the last axis may be left out where C = 1).
+            weight: weight per row, [...]; a row of weight 0 (padding, masks) contributes nothing, whatever its label.
+            progress: τ in [0, 1], for losses that use it.
+            num_items: divisor instead of Σw, so that accumulated or distributed batches add up to one mean.
+            group: group index per row, [...], for pairwise losses.
+
+        Returns:
+            A scalar, or [...] with reduction="none".
+
+        Raises:
+            LossError: shapes that do not fit, labels outside the classes, a needed input that is missing.
+        """
+        with torch.autocast(output.device.type, enabled=False):
+            rows = output.shape[:-1]
+            z = output.reshape(-1, output.shape[-1]) if output.dim() != 2 else output
+            z = z if z.dtype == torch.float64 else z.float()  # [N, C]
+            w = None if weight is None else self._per_row(weight, rows, "weight").to(z.dtype)
+            t = self._encode(z, target, rows, w)
+            if isinstance(self.aggregation, Pairwise):
+                pairs = pairwise(self.kernel, z, t, w, None if group is None else self._per_row(group, rows, "group"))
+                return pairs
+            reads = self.kernel.reads
+            if isinstance(self.aggregation, Ratio):
+                reads = reads | self.aggregation.denominator.reads
+            prior = None if self.prior is None else z.new_tensor(self.prior)
+            x = compute_inputs(reads, z, t, self.head, prior=prior, progress=progress, weight=w)
+            value = self._full(self.kernel.value(x), z)
+            if isinstance(self.aggregation, Ratio):
+                return ratio(value, self._full(self.aggregation.denominator.value(x), z), w, self.aggregation)
+            per_row = value.flatten(1).sum(1) if self.outputs == "sum" else value.flatten(1).mean(1)  # [N]
+            reduced = weighted_mean(per_row, w, num_items, self.reduction)
+            return reduced.reshape(rows) if self.reduction == "none" else reduced
+
+    def setting(self, classes: int, *, hard_targets: bool = True) -> Setting:
+        """The setting this loss is used in; label smoothing makes hard targets soft."""
+        return Setting(head_name(self.head), classes, hard_targets and not self.smoothing)
+
+    def key(self, classes: int, *, hard_targets: bool = True) -> str:
+        """Losses with one key train identically: the kernel's key and every other setting that matters."""
+        from lossmith.losses.codec import to_document
+        from lossmith.records import content_hash
+
+        rest = {k: v for k, v in to_document(self).items() if k not in ("kernel", "name")}
+        return content_hash({**rest, "key": self.kernel.key(self.setting(classes, hard_targets=hard_targets))})
+
+    def extra_repr(self) -> str:
+        return str(self)
+
+    def __str__(self) -> str:
+        smoothing = f", smoothing={self.smoothing:g}" if self.smoothing else ""
+        outputs = ", outputs=mean" if self.outputs == "mean" else ""
+        return f"{self.name or self.kernel}{smoothing}{outputs}"
+
+    def __repr__(self) -> str:
+        return f"Loss({self}, head={head_name(self.head)})"
+
+    def _full(self, value: Tensor | float, z: Tensor) -> Tensor:
+        shape = (*z.shape, 2) if self.head == "sigmoid" else z.shape
+        return torch.as_tensor(value, dtype=z.dtype, device=z.device).expand(shape)
+
+    def _encode(self, z: Tensor, target: Tensor, rows: torch.Size, weight: Tensor | None) -> Tensor:
+        """Targets as [N, C] in the output's dtype, smoothed."""
+        n, c = z.shape
+        if self.head == "softmax" and target.shape == rows and not target.is_floating_point():
+            labels = target.reshape(-1)
+            if not torch.compiler.is_compiling() and z.device.type == "cpu":
+                _check_labels(labels, c, weight)  # on other devices a look at the data would stall the queue
+            t = (labels[:, None] == torch.arange(c, device=z.device)).to(z.dtype)
+        elif target.shape == (*rows, c):
+            t = target.reshape(n, c).to(z.dtype)
+        elif c == 1 and target.shape == rows:
+            t = target.reshape(n, 1).to(z.dtype)
+        else:
+            wanted = f"{tuple(rows)} of class indices or {(*rows, c)}" if self.head == "softmax" else f"{(*rows, c)}"
+            raise LossError(
+                f"target of shape {tuple(target.shape)} and type {target.dtype} does not fit an output of shape "
+                f"{(*rows, c)} under the {head_name(self.head)} head: expected {wanted}; classes are the last axis "
+                f"(for images use output.movedim(1, -1))."
+            )
+        if self.smoothing:
+            t = (1 - self.smoothing) * t + self.smoothing / (2 if self.head == "sigmoid" else c)
+        return t
+
+    def _per_row(self, values: Tensor, rows: torch.Size, what: str) -> Tensor:
+        if values.shape != rows:
+            raise LossError(f"{what} of shape {tuple(values.shape)} does not fit rows of shape {tuple(rows)}.")
+        return values.reshape(-1)
+
+
+class LossSet(nn.Module):
+    """Several losses of one genome: the first is called, the others are taken by index (auxiliary heads, mixed labels)."""
+
+    def __init__(self, losses: Sequence[Loss]) -> None:
+        super().__init__()
+        if not losses:
+            raise LossError("a set of losses needs at least one loss.")
+        self.losses = nn.ModuleList(losses)
+
+    def forward(self, output: Tensor, target: Tensor, **arguments: Tensor | float | None) -> Tensor:
+        """The first loss; see `Loss.forward`."""
+        value: Tensor = self.losses[0](output, target, **arguments)
+        return value
+
+    def __getitem__(self, index: int) -> Loss:
+        loss = self.losses[index]
+        assert isinstance(loss, Loss)
+        return loss
+
+    def __len__(self) -> int:
+        return len(self.losses)
+
+    def __iter__(self) -> Iterator[Loss]:
+        return (self[i] for i in range(len(self)))
+
+    def key(self, classes: int, *, hard_targets: bool = True) -> str:
+        """The keys of all members."""
+        return "+".join(loss.key(classes, hard_targets=hard_targets) for loss in self)
+
+    def __str__(self) -> str:
+        return " | ".join(map(str, self))
+
+
+def _check_labels(labels: Tensor, classes: int, weight: Tensor | None) -> None:
+    wrong = (labels < 0) | (labels >= classes)
+    if weight is not None:
+        wrong = wrong & (weight != 0)
+    if wrong.any():
+        row = int(wrong.nonzero()[0])
+        raise LossError(
+            f"label {int(labels[row])} in row {row} is outside the classes 0…{classes - 1}: "
+            f"correct the labels, or give padding rows weight 0."
+        )
