@@ -1,0 +1,86 @@
+"""The evaluation plan: everything about *how* candidates are evaluated that could change a bit of the result.
+
+Decided once when a run is created, written to its spec, reused by every resume (DESIGN §4). The same spec on the same
+machine and versions gives the same bits at any worker count and after any interruption.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from lossmith.errors import SpecError
+from lossmith.tasks import AnyTask, Task
+
+ENGINES = ("sequential",)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How candidates are evaluated.
+
+    Args:
+        engine: "sequential": one base model at a time.
+        reason: why this engine, for people.
+        device: torch device text.
+        dtype: of the base model.
+        threads: intra-op threads per training.
+        channels_last: memory order of images.
+        chunk: requests per transaction and per piece of work.
+        chance_step: step of a partial training from which a candidate at chance is stopped; 0 never.
+        chance_value: metric of the best constant predictor on the fitness split.
+        deadline: seconds after which one chunk is given up as timed out; 0 never.
+    """
+
+    engine: str = "sequential"
+    reason: str = ""
+    device: str = "cpu"
+    dtype: str = "float32"
+    threads: int = 1
+    channels_last: bool = False
+    chunk: int = 1
+    chance_step: int = 0
+    chance_value: float = 0.0
+    deadline: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for the spec."""
+        return asdict(self)
+
+
+def make_plan(
+    task: AnyTask, *, engine: str = "auto", device: str = "cpu", deadline: float | None = None
+) -> Plan:
+    """The plan for a task by rule.
+
+    Raises:
+        SpecError: an engine that does not exist, a device that is not there.
+    """
+    if engine not in ("auto", *ENGINES):
+        raise SpecError(f'engine {engine!r}: use "auto" or "sequential".')
+    check_device(device)
+    if not (deadline is None or deadline > 0):
+        raise SpecError(f"deadline {deadline!r}: seconds per candidate, a number above 0.")
+    images = isinstance(task, Task) and any(isinstance(m, nn.Conv2d) for m in task.build_model(0).modules())
+    reason = "one base model at a time is the only engine so far"
+    return Plan(
+        reason=reason,
+        device=device,
+        channels_last=images and device == "cpu",
+        deadline=float(deadline or 0.0),
+    )
+
+
+def check_device(device: str) -> None:
+    """SpecError unless torch can compute on `device` here."""
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise SpecError(f"device {device!r}: use cpu, cuda or cuda:0.") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise SpecError(f"device {device!r}: torch finds no CUDA device on this machine; use --device cpu.")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise SpecError(f"device {device!r}: torch finds no Apple GPU on this machine; use --device cpu.")

@@ -1,0 +1,98 @@
+"""Arms of a comparison: losses trained in full on the same seeds, some with tuned learning rate, scored on test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from lossmith.analysis import Arm
+from lossmith.evaluation import TunedLearningRate, mean_fitness, seed_block, tune_learning_rate
+from lossmith.experiment.session import Session
+from lossmith.records import Request
+
+TEST_SEED = 0  # one block of test seeds for everyone, so that arms of different runs are paired
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A loss with the recipe it is trained under.
+
+    Args:
+        name: unique among the arms.
+        loss: canonical JSON. lr_scale: factor on the recipe's learning rate. budget: share of the full training.
+        kind: whether it is judged or is a bar to beat.
+        tuned_from: name of the contestant of which this is the tuned version.
+        note: for the table.
+    """
+
+    name: str
+    loss: str
+    lr_scale: float = 1.0
+    budget: float = 1.0
+    kind: Literal["subject", "control"] = "control"
+    tuned_from: str | None = None
+    note: str = ""
+
+
+def tuned(session: Session, contestant: Contestant, *, seeds: int, run_seed: int) -> Contestant | None:
+    """The contestant with its learning rate tuned on the fitness split; None where no learning rate gives a number.
+
+    The grid, the seeds and the rule are the same for every contestant. The table is kept as an event.
+    """
+    task = session.task
+    block = seed_block(run_seed, "tuning", seeds)
+
+    def fitness(scales: Sequence[float]) -> list[list[float | None]]:
+        requests = [
+            Request(contestant.loss, seed, contestant.budget, contestant.lr_scale * scale, stop_at_chance=True)
+            for scale in scales
+            for seed in block
+        ]
+        done = session.evaluate(requests, "tuning")
+        values = [task.metric.fitness(d.metrics["fitness"]) if d.status.ok else None for d in done]
+        return [values[i : i + seeds] for i in range(0, len(values), seeds)]
+
+    found = tune_learning_rate(fitness)
+    session.store.add_event("tuned_learning_rate", contestant.name, _table(found, task.metric.fitness))
+    if found.scale is None:
+        return None
+    scale = contestant.lr_scale * found.scale
+    note = f"learning rate × {scale:.4g}" + (", at the edge of the grid" if found.at_edge else "")
+    return Contestant(
+        f"{contestant.name}, tuned lr",
+        contestant.loss,
+        scale,
+        contestant.budget,
+        contestant.kind,
+        contestant.name,
+        f"{contestant.note}, {note}" if contestant.note else note,
+    )
+
+
+def run_arms(session: Session, contestants: Sequence[Contestant], *, seeds: int) -> list[Arm]:
+    """Train every contestant in full on the same test seeds and measure on the test split.
+
+    Contestants that train alike share their trainings. Each training is announced as a touch of the test split.
+    """
+    block = seed_block(TEST_SEED, "test", seeds)
+    requests = [
+        Request(c.loss, seed, c.budget, c.lr_scale, splits=("test",)) for c in contestants for seed in block
+    ]
+    done = iter(session.evaluate(requests, "test"))
+    arms = []
+    for c in contestants:
+        results = [next(done) for _ in block]
+        samples = tuple(r.metrics["test"] if r.status.ok else None for r in results)
+        arms.append(Arm(c.name, c.kind, samples, block, c.note, c.tuned_from))
+    return arms
+
+
+def mean_metric(arm: Arm) -> float | None:
+    """Mean over seeds; None if any training failed."""
+    return mean_fitness(list(arm.samples))
+
+
+def _table(found: TunedLearningRate, direction: Any) -> dict[str, Any]:
+    rows = [[scale, None if value is None else direction(value)] for scale, value in found.table]
+    return {"scale": found.scale, "at_edge": found.at_edge, "table": rows}

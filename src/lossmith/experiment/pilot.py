@@ -1,0 +1,79 @@
+"""The pilot: the task loss, once, before anything is created on disk.
+
+It finds out three things: that the task works, how long a step takes, and from which step on a candidate can be said to be at
+chance (no earlier than the task loss itself has left it, DESIGN §5).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from lossmith.errors import TaskError
+from lossmith.evaluation import Plan, evaluate, seed_block
+from lossmith.evaluation.evaluate import CHANCE_BUDGET
+from lossmith.losses import to_json
+from lossmith.records import Request
+from lossmith.tasks import AnyTask, Task
+from lossmith.tasks.metrics import best_constant
+from lossmith.testing import check_task
+from lossmith.training import predict
+
+POINTS = 20
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """What the pilot found.
+
+    Args:
+        value: metric of the task loss on the fitness split after the pilot's training.
+        steps, seconds: how much was trained and how long it took on one worker.
+        chance_step: see `Plan`. chance_value: metric of the best constant predictor.
+    """
+
+    value: float
+    steps: int
+    seconds: float
+    chance_step: int
+    chance_value: float
+
+    def into(self, plan: Plan) -> Plan:
+        """The plan with the pilot's rule for stopping at chance."""
+        return replace(plan, chance_step=self.chance_step, chance_value=self.chance_value)
+
+
+def run_pilot(task: AnyTask, plan: Plan, *, budget: float, data_fraction: float = 1.0, seed: int = 0) -> Pilot:
+    """Train the task loss with the effort of one candidate.
+
+    Raises:
+        TaskError: the task is not sound, or its own loss fails on it.
+    """
+    check_task(task)
+    (first,) = seed_block(seed, "pilot", 1)
+    loss = to_json(task.task_loss())
+    points = POINTS if isinstance(task, Task) else 0
+    done = evaluate(task, Request(loss, first, budget, data_fraction=data_fraction, curve=points), plan)
+    if not done.status.ok:
+        raise TaskError(
+            f"the task loss {task.controls[0]} fails on task {task.name!r} ({done.status.kind}: {done.status.sentence}): "
+            f"correct the recipe (learning rate, steps) or the data before searching for another loss."
+        )
+    value = done.metrics["fitness"]
+    if not isinstance(task, Task):
+        return Pilot(value, done.steps, done.seconds, 0, 0.0)
+    constant, error = _constant(task)
+    bar = task.metric.fitness(constant) - 2 * error
+    left = [step for step, seen in done.curve if task.metric.fitness(seen) < bar]
+    step = max(math.ceil(CHANCE_BUDGET * done.steps), left[0]) if left else 0
+    return Pilot(value, done.steps, done.seconds, step if step < done.steps else 0, constant)
+
+
+def _constant(task: Task) -> tuple[float, float]:
+    """Metric and standard error of the best constant predictor on the fitness split."""
+    model = task.build_model(0).to(task.device)
+    seen = predict(task, model, "fitness")
+    train = task.data["train"].targets
+    if train is None:
+        train = predict(task, model, "train").target
+    return best_constant(task.metric, head=task.head, train_target=train, target=seen.target, outputs=task.outputs)

@@ -1,0 +1,202 @@
+"""`search` and `resume`: a whole run, from an empty folder to a winner."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+from lossmith.errors import LossError, SpecError, UsageError
+from lossmith.experiment.compare import resume_compare
+from lossmith.experiment.finalists import choose
+from lossmith.experiment.opening import (
+    Resources,
+    check_absent,
+    create,
+    default_path,
+    open_session,
+    prepare,
+    task_section,
+)
+from lossmith.experiment.run import Run
+from lossmith.experiment.search_loop import SearchLoop
+from lossmith.experiment.session import Session, sitting
+from lossmith.experiment.spec import SearchSection, Spec, make
+from lossmith.losses import Loss, LossSet, from_json, loss, to_json
+from lossmith.search import Method, Problem
+from lossmith.search import method as make_method
+from lossmith.tasks import AnyTask, Task
+
+StartFrom: TypeAlias = "Run | Loss | str | Sequence[Run | Loss | str]"
+
+
+def search(
+    method: Method | str,
+    task: AnyTask,
+    *,
+    generations: int = 20,
+    partial: float = 0.1,
+    fidelity: str = "steps",
+    seed: int = 0,
+    path: str | os.PathLike[str] | None = None,
+    start_from: StartFrom = (),
+    shelf: Run | str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    resources: Resources | None = None,
+    **options: Any,
+) -> Run:
+    """Search for a loss.
+
+    Args:
+        method: a method (`lm.TaylorGLO(order=3)`) or its name with `settings`.
+        task: of either floor.
+        generations: ask–tell cycles.
+        partial: effort per candidate: a share of the full training in (0, 1], or a number of steps above 1.
+        fidelity: what a partial training has less of: "steps" (the first steps of the full schedule) or "data" (that share
+            of the rows, the whole schedule run over that share of the steps).
+        seed: of everything random.
+        path: run folder; `runs/METHOD-TASK-seedN` by default.
+        start_from: losses the search starts from: names, losses, or a run (its finalists, best first).
+        shelf: the shelf run that verdicts on this run compare with.
+        resources: workers, device, listeners; nothing in it changes the result.
+        options: further fields of `SearchSection` (finalists, finalist_seeds, elites, seeds_per_candidate …).
+
+    Returns:
+        The finished run.
+
+    Raises:
+        UsageError: anything that cannot be done, before anything is written.
+        Interrupted: Ctrl-C or SIGTERM; `resume(path)` goes on.
+    """
+    resources = resources or Resources()
+    method = make_method(method, **dict(settings or {})) if isinstance(method, str) else method
+    budget = as_budget(partial, task)
+    shelf_path = shelf.path if isinstance(shelf, Run) else shelf
+    if isinstance(start_from, Run) and start_from.kind == "shelf" and shelf_path is None:
+        shelf_path = start_from.path
+    section: SearchSection = make(
+        SearchSection,
+        method=method.name,
+        settings=method.settings(),
+        generations=generations,
+        budget=budget,
+        fidelity=fidelity,
+        start_from=[to_json(found) for found in starting_losses(start_from, task)],
+        shelf=None if shelf_path is None else os.path.abspath(shelf_path),
+        **options,
+    )
+    return start("search", method, section, task, seed=seed, path=path, resources=resources)
+
+
+def start(
+    kind: str,
+    method: Method,
+    section: SearchSection,
+    task: AnyTask,
+    *,
+    seed: int,
+    path: str | os.PathLike[str] | None,
+    resources: Resources,
+) -> Run:
+    """Create a run of candidates and carry it to its winner (`search`, `shelf`)."""
+    path = default_path(kind, task, method.name, seed) if path is None else path
+    check_absent(path)
+    spec: Spec = make(Spec, kind=kind, seed=seed, task=task_section(task), search=section)
+    if section.fidelity == "data" and not isinstance(task, Task):
+        raise SpecError('fidelity "data" needs a task given by its parts; a training function reads trial.budget itself.')
+    problem = problem_of(section, task, seed)
+    method.init(problem)  # a loss that the method cannot start from is said before anything is trained
+    data_fraction = section.budget if section.fidelity == "data" else 1.0
+    plan, _ = prepare(task, resources, budget=section.budget, data_fraction=data_fraction, seed=seed)
+    with sitting(create(path, spec, task, plan, resources)) as session:
+        _carry_on(session, method, problem, section, seed)
+    return Run(path)
+
+
+def resume(path: str | os.PathLike[str], *, task: AnyTask | None = None, resources: Resources | None = None) -> Any:
+    """Go on with an interrupted run of any kind as if it had never stopped; a finished one is returned as it is.
+
+    Args:
+        task: for tasks built in Python, which only Python can rebuild.
+
+    Returns:
+        The `Run` of a search or shelf, the `Verdict` of a comparison.
+
+    Raises:
+        RunError: no run there, damaged, newer, made with another task, or open elsewhere.
+    """
+    resources = resources or Resources()
+    run = Run(path)
+    if run.spec.kind == "compare":
+        return resume_compare(path, task, resources)
+    if run.finished:
+        return run
+    session, spec = open_session(path, task, resources)
+    with sitting(session):
+        assert spec.search is not None
+        method = method_of(spec.search)
+        _carry_on(session, method, problem_of(spec.search, session.task, spec.seed), spec.search, spec.seed)
+    return Run(path)
+
+
+def method_of(section: SearchSection) -> Method:
+    """The search method a spec names."""
+    from lossmith.search.shelf import ShelfGrid
+
+    if section.method == ShelfGrid.name:
+        return ShelfGrid.from_settings(section.settings)
+    return make_method(section.method, **section.settings)
+
+
+def problem_of(section: SearchSection, task: AnyTask, seed: int) -> Problem:
+    """What the method is told of the task."""
+    head = task.head if callable(task.head) else None
+    losses = tuple(from_json(text, head=head) for text in section.start_from)
+    return Problem(task.setting, seed=seed, start_from=tuple(found for found in losses if isinstance(found, Loss)))
+
+
+def as_budget(partial: float, task: AnyTask) -> float:
+    """Partial training as a share of the full one: a fraction in (0, 1] stays, a number of steps above 1 is divided."""
+    if isinstance(partial, bool) or not partial > 0 or partial != partial:
+        raise SpecError(f"partial = {partial!r}: a share of the full training in (0, 1], or a number of steps above 1.")
+    if partial <= 1:
+        return float(partial)
+    steps = task.steps
+    if steps is None:
+        raise SpecError(f"partial = {partial:g} steps: this task does not say how many steps it has; give a share in (0, 1].")
+    if partial != int(partial) or partial > steps:
+        raise SpecError(f"partial = {partial:g}: a whole number of steps up to the {steps:,} of the full training.")
+    return float(partial) / steps
+
+
+def starting_losses(start_from: StartFrom, task: AnyTask) -> list[Loss]:
+    """Losses named in any way, under the task's head."""
+    if isinstance(start_from, (Run, Loss, str)):
+        start_from = [start_from]
+    losses: list[Loss] = []
+    for entry in start_from:
+        if isinstance(entry, Run):
+            losses += [found for found in entry.finalist_losses() if isinstance(found, Loss)]
+        elif isinstance(entry, Loss):
+            losses.append(entry)
+        elif isinstance(entry, str):
+            named = _run_or_loss(entry, task)
+            losses += named
+        else:
+            raise UsageError(f"start_from takes names, losses and runs, not {type(entry).__name__}.")
+    return losses
+
+
+def _run_or_loss(text: str, task: AnyTask) -> list[Loss]:
+    if os.path.exists(os.path.join(text, "lossmith.db")):
+        return [found for found in Run(text).finalist_losses() if isinstance(found, Loss)]
+    named = loss(text, head=task.head)
+    if isinstance(named, LossSet):
+        raise LossError(f"{text} holds several losses: a search starts from single ones.")
+    return [named]
+
+
+def _carry_on(session: Session, method: Method, problem: Problem, section: SearchSection, seed: int) -> None:
+    tried = SearchLoop(session, method, problem, section, seed).run()
+    choose(session, tried, section, seed)
+    session.store.set_state("finished")

@@ -1,0 +1,74 @@
+"""The shelf of a task: published losses × learning rate × label smoothing × early stopping, at a given number of training steps."""
+
+from __future__ import annotations
+
+import os
+
+from lossmith.errors import SpecError
+from lossmith.evaluation.evaluate import steps_of
+from lossmith.experiment.opening import Resources
+from lossmith.experiment.run import Run
+from lossmith.experiment.spec import SearchSection, make
+from lossmith.search.shelf import POPULATION, ShelfGrid, grid_size
+from lossmith.tasks import AnyTask
+
+
+def shelf(
+    task: AnyTask,
+    *,
+    training_steps: int | None = None,
+    partial: float = 0.1,
+    finalists: int = 5,
+    finalist_seeds: int = 2,
+    seed: int = 0,
+    path: str | os.PathLike[str] | None = None,
+    resources: Resources | None = None,
+) -> Run:
+    """Try what is published, with care.
+
+    Every grid point gets a partial training; the best `finalists` are trained in full on fresh seeds with early stopping on
+    the fitness split, and chosen on the selection split: the protocol of a search, so that the comparison is fair.
+
+    Args:
+        training_steps: how many training steps it may use, those of the finalists included; None takes the whole grid.
+        partial: effort per grid point, as in `search`.
+        path: run folder; `runs/shelf-…` by default.
+
+    Raises:
+        SpecError: too few training steps for the finalists.
+    """
+    from lossmith.experiment.search_run import as_budget, start
+
+    budget = as_budget(partial, task)
+    each = steps_of(task, budget)
+    full = steps_of(task, 1.0)
+    largest = grid_size(task.setting)
+    count = largest
+    if training_steps is not None:
+        # Full trainings, the same stopped early, and fresh partial ones.
+        finals = finalists * finalist_seeds * 2 * full + finalist_seeds * each
+        count = (training_steps - finals) // each
+        if count < 1:
+            while finalists > 1 and count < 1:
+                finalists -= 1
+                finals = finalists * finalist_seeds * 2 * full + finalist_seeds * each
+                count = (training_steps - finals) // each
+        if count < 1:
+            raise SpecError(
+                f"training_steps = {training_steps:,}: a shelf needs at least {finals + each:,} "
+                f"(one grid point of {each:,} steps and one finalist in full)."
+            )
+    count = min(count, largest)
+    grid = ShelfGrid(candidates=count, population=min(POPULATION, count))
+    section = make(
+        SearchSection,
+        method=grid.name,
+        settings=grid.settings(),
+        generations=-(-count // grid.population),
+        budget=budget,
+        elites=1,
+        finalists=finalists,
+        finalist_seeds=finalist_seeds,
+        early_stopping=True,
+    )
+    return start("shelf", grid, section, task, seed=seed, path=path, resources=resources or Resources())
