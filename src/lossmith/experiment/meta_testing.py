@@ -19,7 +19,7 @@ from lossmith.experiment.opening import Resources, open_session
 from lossmith.experiment.run import Run
 from lossmith.experiment.session import Session, sitting
 from lossmith.experiment.shelf import shelf as make_shelf
-from lossmith.losses import Loss, to_json
+from lossmith.losses import Loss, loss, to_json
 from lossmith.tasks import AnyTask
 
 CONTROLS = ("task", "tuned", "shelf")
@@ -135,7 +135,7 @@ def _verdict(
     pairs: list[tuple[str, str]] = []
     strongest = subject
     if "task" in how.controls:
-        controls = [Contestant(name, to_json(task.task_loss_named(name))) for name in task.controls]
+        controls = [Contestant(name, to_json(loss(name, head=task.head))) for name in task.controls]
         pairs += [(subject.name, control.name) for control in controls]
     subjects = [subject]
     if "tuned" in how.controls:
@@ -144,7 +144,7 @@ def _verdict(
             subjects.append(own)
             strongest = own
         for name in task.controls:
-            plain = Contestant(name, to_json(task.task_loss_named(name)))
+            plain = Contestant(name, to_json(loss(name, head=task.head)))
             other = tuned(session, plain, seeds=how.tune_seeds, run_seed=run_seed)
             if other is not None:
                 controls.append(other)

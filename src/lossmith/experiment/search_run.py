@@ -144,7 +144,7 @@ def method_of(section: SearchSection) -> Method:
     from lossmith.search.shelf import ShelfGrid
 
     if section.method == ShelfGrid.name:
-        return ShelfGrid.from_settings(section.settings)
+        return ShelfGrid(**section.settings)
     return make_method(section.method, **section.settings)
 
 

@@ -1,0 +1,109 @@
+"""What a search will cost, before it starts: counted from the spec, timed by a short pilot on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lossmith.evaluation import evaluate
+from lossmith.evaluation.evaluate import steps_of
+from lossmith.evaluation.plan import Plan, make_plan
+from lossmith.experiment.meta_testing import MetaTest
+from lossmith.experiment.spec import SearchSection
+from lossmith.losses import to_json
+from lossmith.records import Request
+from lossmith.search import Method
+from lossmith.tasks import AnyTask
+from lossmith.testing import check_task
+
+PILOT_STEPS = 100
+GRID_POINTS = 9
+
+
+@dataclass(frozen=True)
+class Part:
+    """One line of the estimate: `trainings` of `steps` steps each, `seconds` of one worker in all."""
+
+    what: str
+    trainings: int
+    steps: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Cost of a search and its verdict.
+
+    Args:
+        parts: what is to be done. seconds_per_step: measured by the pilot on one worker.
+        workers: among which the work is divided. pilot_seconds: what the pilot took.
+    """
+
+    parts: tuple[Part, ...]
+    seconds_per_step: float
+    workers: int
+    pilot_seconds: float
+
+    @property
+    def core_seconds(self) -> float:
+        return sum(part.seconds for part in self.parts)
+
+    @property
+    def wall_seconds(self) -> float:
+        """If the workers share the work evenly."""
+        return self.core_seconds / self.workers
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {
+            "parts": [vars(part) for part in self.parts],
+            "seconds_per_step": self.seconds_per_step,
+            "workers": self.workers,
+            "pilot_seconds": self.pilot_seconds,
+            "core_seconds": self.core_seconds,
+            "wall_seconds": self.wall_seconds,
+        }
+
+
+def estimate(
+    task: AnyTask,
+    method: Method,
+    section: SearchSection,
+    *,
+    workers: int = 1,
+    verdict: MetaTest | None = None,
+    shelf: bool = True,
+    device: str = "cpu",
+) -> Estimate:
+    """Estimate a search, its finalists, the shelf and the verdict.
+
+    The pilot trains the task loss twice for a few steps and takes the second, so that warming up is not counted.
+
+    Raises:
+        TaskError: the task is not sound.
+    """
+    check_task(task)
+    plan = make_plan(task, device=device)
+    full = steps_of(task, 1.0)
+    partial = steps_of(task, section.budget)
+    share = min(1.0, PILOT_STEPS / full)
+    first, second = (_timed(task, plan, share) for _ in range(2))
+    per_step = second / steps_of(task, share)
+    population = int(method.settings().get("population", 20))
+    searched = section.generations * population * section.seeds_per_candidate + section.generations * section.elites
+    final = section.finalists * section.finalist_seeds
+    rows = [("candidates", searched, partial), ("finalists", final, full), ("fresh score", section.finalist_seeds, partial)]
+    if shelf:
+        spent = searched * partial + final * full
+        rows.append(("shelf (as many steps)", max(1, spent // partial), partial))
+    if verdict is not None:
+        if "tuned" in verdict.controls:
+            rows.append(("tuned learning rates", 2 * GRID_POINTS * verdict.tune_seeds, full))
+        arms = 2 + 2 * ("tuned" in verdict.controls) + ("shelf" in verdict.controls)
+        rows.append(("verdict on test", arms * verdict.seeds, full))
+    parts = tuple(Part(what, count, steps, count * steps * per_step) for what, count, steps in rows)
+    return Estimate(parts, per_step, max(1, workers), first + second)
+
+
+def _timed(task: AnyTask, plan: Plan, share: float) -> float:
+    return evaluate(task, Request(to_json(task.task_loss()), 0, share), plan).seconds

@@ -1,0 +1,30 @@
+"""Search methods by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lossmith.errors import UnknownNameError
+from lossmith.search.base import Method
+from lossmith.search.random_search import RandomSearch
+from lossmith.search.settings import check_names
+from lossmith.search.taylorglo import TaylorGLO
+
+METHODS: dict[str, type[Method]] = {cls.name: cls for cls in (RandomSearch, TaylorGLO)}
+
+
+def method(name: str, **settings: Any) -> Method:
+    """A search method by name.
+
+    Raises:
+        UnknownNameError: no such method, with the nearest names.
+        SpecError: no such setting, or a value out of its range.
+
+    Example:
+        >>> method("taylorglo", order=4).family.size
+        12
+    """
+    if name not in METHODS:
+        raise UnknownNameError("method", name, METHODS, listing="lossmith methods")
+    check_names(METHODS[name], settings)
+    return METHODS[name](**settings)
