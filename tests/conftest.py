@@ -9,8 +9,11 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from hypothesis.internal.entropy import deterministic_PRNG
 
 torch.set_num_threads(1)
+with deterministic_PRNG():  # hypothesis keeps numpy's own seed function, which it calls itself, before it is poisoned
+    pass
 os.environ.setdefault("LOSSMITH_DATA", "")
 
 

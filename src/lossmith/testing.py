@@ -14,11 +14,12 @@ from lossmith.errors import TaskError, UsageError
 from lossmith.losses.inputs import head_name
 from lossmith.rng import torch_global_scope
 from lossmith.tasks.base import AnyTask
-from lossmith.tasks.data import Data, TensorData, tensors
+from lossmith.tasks.data import Data, TensorData
 from lossmith.tasks.function import FunctionTask
 from lossmith.tasks.splits import stratified_order
-from lossmith.tasks.task import Task, check_terms
-from lossmith.tasks.terms import supervised
+from lossmith.tasks.task import Task
+from lossmith.tasks.terms import check_terms, supervised
+from lossmith.tasks.trees import tensors
 
 BATCH, BATCHES = 32, 8  # what is looked at of data that is not in memory
 METRIC_ROWS = 128  # on which the metric is tried first
@@ -96,8 +97,8 @@ def _check_inputs(split: str, leaves: Iterable[Tensor]) -> None:
         if leaf.is_floating_point() and not bool(torch.isfinite(leaf).all()):
             wrong = (~torch.isfinite(leaf.reshape(len(leaf), -1))).any(1)
             raise TaskError(
-                f"{int(wrong.sum())} of {len(leaf)} rows of the {split} split hold NaN or infinite inputs (the first is "
-                f"row {int(wrong.nonzero()[0])}): repair or remove them."
+                f"{int(wrong.sum())} of {len(leaf)} rows of the {split} split hold NaN or infinite inputs (the first "
+                f"is row {int(wrong.nonzero()[0])}): repair or remove them."
             )
 
 
@@ -111,8 +112,8 @@ def _check_factory(task: Task) -> None:
     for (name, a), b in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
         if a.shape != b.shape or not torch.equal(a, b):
             raise TaskError(
-                f"model(0) gives other initial weights each time ({name}): draw them from torch's global "
-                "generator, which is set from the seed, or from the seed itself."
+                f"model(0) gives other initial weights each time ({name}): draw them from torch's "
+                "global generator, which is set from the seed, or from the seed itself."
             )
 
 
@@ -234,7 +235,8 @@ def _metric(task: Task, model: nn.Module, data: Data, rows: Tensor, split: str) 
     found = []
     with torch_global_scope(0, "check", "metric"), torch.no_grad():
         for start in range(0, len(rows), BATCH):
-            found.append(task.terms(model.eval(), data.batch(rows[start : start + BATCH]))[0])
+            (terms, *_) = task.terms(model.eval(), data.batch(rows[start : start + BATCH]))
+            found.append(terms)
     weights = [terms.weight for terms in found if terms.weight is not None]
     try:
         return task.metric.value(

@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 _DASHES = ("-", (0, (5, 2)), (0, (1.2, 1.5)))
 _STATUS_COLOURS = {
     "ok": GREEN,
-    "screened": YELLOW,
     "diverged": ORANGE,
     "at_chance": PURPLE,
     "timed_out": SKY,
     "crashed": INK,
     "duplicate_of": GREY,
 }
+_SCREEN_COLOURS = (YELLOW, "#f0e442", "#8c6d1f")  # one for each screen
 
 
 def draw_curve(curve: LossCurve, *, format: Format = "svg", name: str = "curve") -> bytes:
@@ -88,7 +88,8 @@ def draw_history(history: History, *, format: Format = "svg", name: str = "histo
         if dots:
             top.scatter(*zip(*dots, strict=True), s=12, color=GREY, alpha=0.6, linewidths=0, label="candidate")
         _line(top, g, history.mean, color=ORANGE, linestyle=_DASHES[1], label="mean of the generation")
-        _line(top, g, history.best_so_far, color=BLUE, marker="o", markersize=3.5, label="best so far")
+        marker = "o" if len(g) <= 40 else None
+        _line(top, g, history.best_so_far, color=BLUE, marker=marker, markersize=3.5, label="best so far")
         better = "lower" if history.direction == "min" else "higher"
         top.set_ylabel(f"{wording.readable(history.metric)}\n({better} is better)")
         outside = _clip_outliers(top, [v for _, v in dots], history.direction)
@@ -96,9 +97,11 @@ def draw_history(history: History, *, format: Format = "svg", name: str = "histo
         if dots:
             top.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
         floor = [0] * len(g)
+        screens = [s for s in history.statuses if s.startswith("screened")]
+        screen_colours = {s: _SCREEN_COLOURS[i % len(_SCREEN_COLOURS)] for i, s in enumerate(screens)}
         for place, status in enumerate(history.statuses):
             heights = [row[place] for row in history.counts]
-            colour = _STATUS_COLOURS.get(status.partition(":")[0], GREY)
+            colour = screen_colours.get(status) or _STATUS_COLOURS.get(status, GREY)
             bottom.bar(g, heights, bottom=floor, width=0.8, color=colour, label=wording.status_label(status))
             floor = [f + h for f, h in zip(floor, heights, strict=True)]
         bottom.set_title("How they ended")
@@ -119,9 +122,11 @@ def draw_arms(verdict: Verdict, *, format: Format = "svg", name: str = "arms") -
         axes = figure.subplots()
         for row, arm in enumerate(arms):
             values = list(arm.measured.values())
-            if not values:
-                continue
             colour = BLUE if arm.kind == "subject" else ORANGE
+            if not values:
+                place = axes.get_yaxis_transform()  # across: a share of the width, up: the row
+                axes.text(0.02, row, "every training failed", color=colour, va="center", transform=place)
+                continue
             marker = "o" if arm.kind == "subject" else "s"
             axes.scatter(
                 values, [row - 0.18] * len(values), s=14, color=colour, alpha=0.55, linewidths=0, marker=marker
@@ -211,5 +216,7 @@ def _half_width(values: Sequence[float]) -> float:
 
 
 def _shortened(name: str, most: int = 44) -> str:
-    plain = name.replace("$", r"\$")  # a dollar sign would start mathematics
-    return plain if len(plain) <= most else plain[: most - 1] + "…"
+    """A name that fits; its end stays, because that is where arms differ ("…, tuned lr")."""
+    if len(name) > most:
+        name = f"{name[: most - 17].rstrip()} … {name[-14:].lstrip()}"
+    return name.replace("$", r"\$")  # a dollar sign would start mathematics

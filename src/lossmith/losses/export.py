@@ -62,13 +62,18 @@ def _with_n(root: Node, n: int | None) -> Node:
 
 def _latex(loss: Loss, classes: int | None) -> str:
     root = loss.kernel.expression()
+    if loss.smoothing:
+        root = substitute(root, {"r": Apply("sub", (Symbol("p"), Symbol("t")))})
     variables = [name for name in ("p", "t", "z", "r", "m", "p_t", "prior", "w", "tau") if name in symbols(root)]
     if loss.smoothing:
         share = Apply("div", (Number(loss.smoothing), Symbol("n")))
         smoothed = Apply("add", (Apply("mul", (Number(1 - loss.smoothing), Symbol("t"))), share))
         root = substitute(root, {"t": smoothed})
     if loss.outputs == "mean":
-        root = Apply("mul", (Apply("div", (Number(1.0), Symbol("n"))), root))
+        count: Node = Symbol("n")
+        if loss.head == "sigmoid":  # every one of C outputs is a pair
+            count = Apply("mul", (Number(2.0), Symbol("C"))) if classes is None else Number(2.0 * classes)
+        root = Apply("mul", (Apply("div", (Number(1.0), count)), root))
     arguments = ", ".join(to_latex(Symbol(name)) for name in variables)
     return rf"\ell({arguments}) = {to_latex(_with_n(root, _outputs(loss, classes)))}"
 

@@ -3,7 +3,8 @@
 A polynomial f in target t, prediction p, output z and progress τ moves training only through its pull γ = ∂f/∂p and
 its direct pull ∂f/∂z. Part of these is invisible: with one-hot targets t² = t; what is the same for all outputs
 vanishes in the softmax gradient p_j(γ_j − Σ_k γ_k p_k); where two outputs share one probability only γ_T(p) − γ_N(1−p)
-is left. What remains are the *effective coefficients*: losses with the same ones train identically, so they are the key.
+is left. What remains are the *effective coefficients*: losses with the same ones train identically, so they make the
+key.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """A loss as a learning rule: how strongly it pulls each output, whatever family it is from (ALGORITHMS §3).
 
-Gonzalez & Miikkulainen, *Effective Regularization Through Loss-Function Metalearning*, arXiv 2010.00788. Gradient descent
-on ℓ = −f pulls the prediction p_i by γ_i = ∂f/∂p_i and moves the logits by p_j(γ_j − Σ_k γ_k p_k). With one-hot targets a
-rule is two functions: γ_T(p) at the target and γ_N(p) at every other output. γ is taken by autograd, so this works for
-every differentiable loss.
+Gonzalez & Miikkulainen, *Effective Regularization Through Loss-Function Metalearning*, arXiv 2010.00788. Gradient
+descent on ℓ = −f pulls the prediction p_i by γ_i = ∂f/∂p_i and moves the logits by p_j(γ_j − Σ_k γ_k p_k). With one-hot
+targets a rule is two functions: γ_T(p) at the target and γ_N(p) at every other output. γ is taken by autograd, so this
+works for every differentiable loss.
 
-Deviations from the paper: the exact null-epoch condition beside the published one; the attraction to zero training error
-with the sign error of the published code corrected.
+Deviations: the exact null-epoch condition beside the published one; the attraction to zero training error without the
+sign error of the published code.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def check_invariant(loss: Loss | Kernel, setting: Setting, which: Invariant = "e
     Args:
         loss: pointwise and differentiable.
         setting: head softmax or sigmoid: the pulls at p = 1/n count (n = 2 for each sigmoid output). Head identity: the
-            pulls at output 0 on targets ±1 must point to the target. A custom head knows no null epoch: everything passes.
+            pulls at output 0 on targets ±1 must point to the target. Under a custom head everything passes.
         which: "exact": γ_T > γ_N, the condition for softmax networks. "paper": γ_T ≥ (n−1)·γ_N, the published one.
             "off": everything passes.
 

@@ -1,7 +1,7 @@
 """The signature of a loss: its learning rule as 64 numbers, comparable across families (ALGORITHMS §6).
 
 With softmax and one-hot targets a loss is γ_T(p) and γ_N(p). Both are sampled at 32 log-odds from −8 to 8. An additive
-constant in γ vanishes in the softmax gradient, a positive factor is a step size: both are divided out. Where two outputs
+constant in γ vanishes in the softmax gradient, a positive factor is a step size: neither counts. Where two outputs
 share one probability only γ_T(p) − γ_N(1−p) acts, and only that is kept.
 """
 
@@ -27,7 +27,7 @@ Array: TypeAlias = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Signature:
-    """γ_T at the 32 log-odds, then γ_N, normalised: weighted mean 0, weighted mean square 1 (all 0 where nothing pulls).
+    """γ_T at the 32 log-odds, then γ_N: weighted mean 0, weighted mean square 1 (all 0 where nothing pulls).
 
     Args:
         values: 64 numbers.
@@ -57,7 +57,7 @@ def signature(
     if classes < 2:
         raise LossError(f"a signature needs at least 2 classes, not {classes}.")
     share = _checked_weights(weights)
-    gamma = np.concatenate(_pulls(loss, classes, progress))  # [64]
+    gamma = _pulls(loss, classes, progress)
     if not np.isfinite(gamma).all():
         raise LossError(f"{loss} has no signature: its pull is not finite everywhere between p = 0.0003 and 0.9997.")
     if classes == 2:
@@ -71,7 +71,7 @@ def signature(
 
 
 def distance(a: Signature, b: Signature) -> float:
-    """Weighted distance of two learning rules: 0 for the same up to step size, √2 for unrelated, 2 for opposite ones."""
+    """Weighted distance of two rules: 0 for the same up to step size, √2 for unrelated, 2 for opposite ones."""
     if a.weights != b.weights:
         raise LossError("signatures with different weights cannot be compared: compute both with the same weights.")
     return float(np.sqrt((np.array(a.weights) * (np.array(a.values) - np.array(b.values)) ** 2).sum()))
@@ -81,7 +81,7 @@ def visit_weights(predictions: Array, targets: Array) -> tuple[float, ...]:
     """64 weights: how often a training run visits each point.
 
     Args:
-        predictions: probabilities seen during a run (say initial, middle and final ones of a cross-entropy run), [N, C].
+        predictions: probabilities seen in a run (initial, middle and final ones of a cross-entropy run), [N, C].
         targets: class indices, [N].
     """
     p = np.clip(np.asarray(predictions, dtype=np.float64), 1e-12, 1 - 1e-12)
@@ -92,17 +92,15 @@ def visit_weights(predictions: Array, targets: Array) -> tuple[float, ...]:
     return tuple(visits.tolist())
 
 
-def _pulls(loss: Loss | Kernel, classes: int, progress: float) -> tuple[Array, Array]:
-    one = torch.sigmoid(torch.tensor(LOG_ODDS, dtype=torch.float64))[:, None]  # [32, 1]
-    # 1 − σ(x) = σ(−x) without cancellation
-    rest = torch.sigmoid(-torch.tensor(LOG_ODDS, dtype=torch.float64))[:, None] / (classes - 1)
-    p = torch.cat([one, rest.expand(POINTS, classes - 1)], 1)  # [32, C]
-    rows = []
-    for target_place in (0, 1):
-        target = torch.zeros_like(p)
-        target[:, target_place] = 1.0
-        rows.append(pull(loss, p, target, progress=progress)[:, 0].numpy())
-    return rows[0], rows[1]
+def _pulls(loss: Loss | Kernel, classes: int, progress: float) -> Array:
+    """γ_T at the 32 log-odds, then γ_N, [64]."""
+    log_odds = torch.tensor(LOG_ODDS, dtype=torch.float64)[:, None]  # [32, 1]
+    others = torch.sigmoid(-log_odds) / (classes - 1)  # σ(−x) is 1 − σ(x) without cancellation
+    p = torch.cat([torch.sigmoid(log_odds), others.expand(POINTS, classes - 1)], 1)  # [32, C]
+    target = torch.zeros(2 * POINTS, classes, dtype=torch.float64)  # [64, C]
+    target[:POINTS, 0] = 1.0  # the one output is the target …
+    target[POINTS:, 1] = 1.0  # … or another one is
+    return np.asarray(pull(loss, torch.cat([p, p]), target, progress=progress)[:, 0].numpy(), dtype=np.float64)
 
 
 def _checked_weights(weights: Sequence[float] | None) -> Array:

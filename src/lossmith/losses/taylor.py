@@ -222,7 +222,7 @@ def expanded(genome: Sequence[float], order: int, variables: tuple[str, ...], he
     ]
     total: dict[Exponents, float] = {}
     for exponents, c in zip(terms, genome, strict=False):
-        product = reduce(multiply, [table[e] for table, e in zip(tables, exponents, strict=True)])
+        product = reduce(multiply, [table[e] for table, e in zip(tables, exponents, strict=True) if e])
         add_scaled(total, product, c)
     return total
 

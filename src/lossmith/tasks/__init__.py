@@ -3,7 +3,8 @@
 from lossmith.tasks import metrics, schedules
 from lossmith.tasks.base import AnyTask
 from lossmith.tasks.builtin import TASKS, BuiltIn, task
-from lossmith.tasks.data import Data, DatasetData, TensorData
+from lossmith.tasks.data import Data, TensorData
+from lossmith.tasks.dataset import DatasetData
 from lossmith.tasks.function import FunctionTask, Outcome
 from lossmith.tasks.modifiers import MODIFIERS
 from lossmith.tasks.optimizers import SGD, Adam, AdamW, OptimizerFactory

@@ -34,6 +34,11 @@ class AnyTask(ABC):
 
     @property
     @abstractmethod
+    def steps(self) -> int | None:
+        """Steps of the full training; None where a training function keeps them to itself."""
+
+    @property
+    @abstractmethod
     def outputs(self) -> int:
         """Number of outputs C of the base model."""
 
@@ -41,6 +46,10 @@ class AnyTask(ABC):
     @abstractmethod
     def hard_targets(self) -> bool:
         """Whether every target is a class (one-hot), not a soft or real value."""
+
+    @abstractmethod
+    def fresh(self, steps: int | None = None) -> AnyTask:
+        """A copy with another number of full steps; the default partial training changes in proportion."""
 
     @abstractmethod
     def fingerprint(self) -> dict[str, Any]:

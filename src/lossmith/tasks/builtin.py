@@ -24,7 +24,7 @@ from typing import Any, Literal
 from torch import nn
 
 from lossmith.errors import UnknownNameError
-from lossmith.tasks import datasets, zoo
+from lossmith.tasks import datasets
 from lossmith.tasks.modifiers import parse_modifiers
 from lossmith.tasks.optimizers import SGD
 from lossmith.tasks.prepare import (
@@ -41,6 +41,7 @@ from lossmith.tasks.prepare import (
 from lossmith.tasks.recipe import Recipe
 from lossmith.tasks.schedules import step
 from lossmith.tasks.task import Task
+from lossmith.tasks.zoo import lenet5, mlp, mnist_cnn, preresnet20
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class BuiltIn:
 _SMALL = Shares(0.15, 0.15, 0.2)
 _OFFICIAL = Shares(2500, 2500)
 _NESTEROV = SGD(0.01, momentum=0.9, nesterov=True, weight_decay=5e-4)
-_LENET = Network(zoo.lenet5, (1, 10))
+_LENET = Network(lenet5, (1, 10))
 _CONV = "conv 5×5×32, pool, conv 5×5×64, pool, 1024, dropout 0.4, 10"
 
 TASKS: dict[str, BuiltIn] = {
@@ -118,7 +119,7 @@ TASKS: dict[str, BuiltIn] = {
             "digits/mlp",
             "digits",
             "64-256-10",
-            Network(zoo.mlp, ((64, 256, 10),)),
+            Network(mlp, ((64, 256, 10),)),
             Recipe(3_000),
             500,
             _SMALL,
@@ -128,7 +129,7 @@ TASKS: dict[str, BuiltIn] = {
             "digits/mlp2",
             "digits",
             "64-256-256-10",
-            Network(zoo.mlp, ((64, 256, 256, 10),)),
+            Network(mlp, ((64, 256, 256, 10),)),
             Recipe(3_000),
             500,
             _SMALL,
@@ -139,7 +140,7 @@ TASKS: dict[str, BuiltIn] = {
             "diabetes/mlp",
             "diabetes",
             "10-64-64-1",
-            Network(zoo.mlp, ((10, 64, 64, 1),)),
+            Network(mlp, ((10, 64, 64, 1),)),
             Recipe(3_000, optimizer=_NESTEROV),
             500,
             _SMALL,
@@ -150,16 +151,14 @@ TASKS: dict[str, BuiltIn] = {
             "california/mlp",
             "california",
             "8-128-128-1",
-            Network(zoo.mlp, ((8, 128, 128, 1),)),
+            Network(mlp, ((8, 128, 128, 1),)),
             Recipe(10_000, optimizer=_NESTEROV),
             500,
             Shares(0.1, 0.1, 0.2),
             standardised,
             "values",
         ),
-        BuiltIn(
-            "mnist/cnn", "mnist", _CONV, Network(zoo.mnist_cnn), Recipe(20_000, 100), 2_000, _OFFICIAL, grey_images
-        ),
+        BuiltIn("mnist/cnn", "mnist", _CONV, Network(mnist_cnn), Recipe(20_000, 100), 2_000, _OFFICIAL, grey_images),
         BuiltIn("mnist/lenet5", "mnist", "LeNet-5", _LENET, Recipe(10_000), 500, _OFFICIAL, grey_images),
         BuiltIn(
             "fashion_mnist/lenet5", "fashion_mnist", "LeNet-5", _LENET, Recipe(10_000), 500, _OFFICIAL, grey_images
@@ -168,7 +167,7 @@ TASKS: dict[str, BuiltIn] = {
             "cifar10/preresnet20",
             "cifar10",
             "PreResNet-20",
-            Network(zoo.preresnet20, (10,)),
+            Network(preresnet20, (10,)),
             Recipe(78_000, optimizer=SGD(0.1, momentum=0.9, weight_decay=1e-4), schedule=step((0.5, 0.75), 0.1)),
             7_800,
             _OFFICIAL,

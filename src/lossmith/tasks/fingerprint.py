@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from lossmith.losses.inputs import head_name
 from lossmith.records import content_hash
-from lossmith.tasks.data import Data, TensorData, tensors
+from lossmith.tasks.data import Data, TensorData
 from lossmith.tasks.recipe import describe_callable
+from lossmith.tasks.trees import tensors
 
 if TYPE_CHECKING:
     from lossmith.tasks.function import FunctionTask

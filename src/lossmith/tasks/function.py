@@ -82,7 +82,7 @@ class FunctionTask(AnyTask):
     given_outputs: int | None
     given_hard_targets: bool | None
     reference: str | None
-    steps: int | None
+    given_steps: int | None
     partial: int | None
 
     def __init__(
@@ -123,11 +123,16 @@ class FunctionTask(AnyTask):
             "given_outputs": outputs,
             "given_hard_targets": hard_targets,
             "reference": reference,
-            "steps": steps,
+            "given_steps": steps,
             "partial": partial,
         }
         for key, part in parts.items():
             object.__setattr__(self, key, part)
+
+    @property
+    def steps(self) -> int | None:
+        """Steps of the full training, as given."""
+        return self.given_steps
 
     @property
     def outputs(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -18,18 +17,19 @@ from lossmith.records import SPLITS, Split
 from lossmith.rng import torch_global_scope
 from lossmith.tasks import metrics
 from lossmith.tasks.base import AnyTask, check_controls, default_metric
-from lossmith.tasks.data import Data, as_data
+from lossmith.tasks.data import Data
+from lossmith.tasks.given import as_data, divide_rows
+from lossmith.tasks.parts import CHECKS
 from lossmith.tasks.priors import class_prior
 from lossmith.tasks.ranges import check_number
 from lossmith.tasks.recipe import Recipe
-from lossmith.tasks.splits import split_rows, stratified_order
-from lossmith.tasks.terms import Forward, Terms, as_terms, supervised
+from lossmith.tasks.splits import stratified_order
+from lossmith.tasks.terms import Forward, Terms, as_terms, check_terms, supervised
 
 if TYPE_CHECKING:
     from lossmith.tasks.function import FunctionTask
 
 PROBE_ROWS = 8  # rows of the forward pass that finds the number of outputs
-VALID_SHARE = 0.2  # of train, where no validation data is given
 _CACHES = ("outputs", "hard_targets", "probe", "_prior", "_fingerprint")
 
 
@@ -108,11 +108,13 @@ class Task(AnyTask):
         metric = default_metric(head) if metric is None else metric
         self._set(model=model, forward=forward, head=head, metric=metric, recipe=recipe, controls=controls)
         self._set(name=name, reference=reference, seed=seed, partial=partial, modifiers=(), unmodified=None)
-        self._set(data=_divide(train, valid, selection, test, seed))
+        self._set(data=divide_rows(train, valid, selection, test, seed))
 
     def _set(self, **parts: Any) -> None:
+        if "controls" in parts:
+            parts["controls"] = check_controls(parts["controls"], parts.get("head") or self.head)
         for key, value in parts.items():
-            object.__setattr__(self, key, _CHECKS[key](self, value) if key in _CHECKS else value)
+            object.__setattr__(self, key, CHECKS[key](value) if key in CHECKS else value)
 
     def replace(self, **parts: Any) -> Task:
         """A copy with other parts; data is given as `data={split: rows}` and merged into the present splits.
@@ -268,112 +270,3 @@ class Task(AnyTask):
             f"Task({self.name!r}: {rows} rows in {'/'.join(self.data)}, {head_name(self.head)} head, "
             f"{self.metric.name}, {self.steps:,} steps)"
         )
-
-
-def check_terms(terms: Terms, head: Head) -> None:
-    """Raise a TaskError unless output and target of one forward pass fit each other and the head; reads no values."""
-    output, target = terms.output, terms.target
-    for what, value in (("output", output), ("target", target)):
-        if not isinstance(value, Tensor):
-            raise TaskError(f"forward returned {type(value).__name__} as {what}: Terms(output, target) takes tensors.")
-    shape, wanted = tuple(output.shape), "[N, C]: one row per example, one column per output"
-    if not output.is_floating_point():
-        raise TaskError(f"the model returned {output.dtype}: it must return floating-point outputs {wanted}.")
-    if output.ndim < 2:
-        raise TaskError(
-            f"the model returned shape {list(shape)}: expected {wanted}; for one output use output[:, None]."
-        )
-    rows = shape[:-1]
-    if head == "softmax" and not target.is_floating_point():
-        if tuple(target.shape) != rows:
-            raise TaskError(
-                f"the model returned shape {list(shape)} for integer targets of shape {list(target.shape)}: expected "
-                f"{[*target.shape, 'C']}, the outputs last (for images use output.movedim(1, -1))."
-            )
-        if shape[-1] < 2:
-            raise TaskError(
-                'the model returned one output under the softmax head: use head="sigmoid" or return C ≥ 2 outputs.'
-            )
-    elif tuple(target.shape) != shape and not (shape[-1] == 1 and tuple(target.shape) == rows):
-        hints = {"softmax": " (or integer classes [N])", "custom": " (classes one-hot)"}
-        hint = hints.get(head_name(head), "")
-        raise TaskError(
-            f"the model returned shape {list(shape)} for targets of shape {list(target.shape)}: under the "
-            f"{head_name(head)} head they must be equal{hint}."
-        )
-    if head == "identity" and not target.is_floating_point():
-        raise TaskError(
-            f"targets are {target.dtype} under the identity head: give floating-point targets, e.g. y.float()."
-        )
-
-
-def _divide(train: Any, valid: Any, selection: Any, test: Any, seed: int) -> dict[Split, Data]:
-    """The four splits, cutting what is not given out of what is."""
-    fit = as_data(train, "train")
-    if valid is None:
-        if len(fit) < 3:
-            raise TaskError(f"train has {len(fit)} rows: give valid=, or at least 3 rows to cut it from.")
-        size = min(max(2, round(VALID_SHARE * len(fit))), len(fit) - 1)
-        cut, kept = split_rows(fit.targets, len(fit), (size, 0), seed, "valid")
-        fit, judge = fit.subset(kept), fit.subset(cut)
-    else:
-        judge = as_data(valid, "valid")
-    if selection is None:
-        if len(judge) < 2:
-            raise TaskError(
-                "valid has one row: give at least two, one for fitness and one for selection, or selection=."
-            )
-        first, second = split_rows(judge.targets, len(judge), (0.5, 0.5), seed, "selection")
-        data: dict[Split, Data] = {"train": fit, "fitness": judge.subset(first), "selection": judge.subset(second)}
-    else:
-        data = {"train": fit, "fitness": judge, "selection": as_data(selection, "selection")}
-    return data if test is None else {**data, "test": as_data(test, "test")}
-
-
-def _check_model(task: Task, model: Any) -> Any:
-    if isinstance(model, nn.Module) or (inspect.isclass(model) and issubclass(model, nn.Module)) or not callable(model):
-        shown = model.__name__ if inspect.isclass(model) else type(model).__name__
-        raise TaskError(
-            f"model is {shown}: it must be a function from a seed to a new module, e.g. model=lambda seed: Net()."
-        )
-    try:
-        inspect.signature(model).bind(0)
-    except TypeError:
-        raise TaskError("model takes no seed: it is called as model(seed), e.g. model=lambda seed: Net().") from None
-    except ValueError:  # a builtin without signature
-        pass
-    return model
-
-
-def _check_forward(task: Task, forward: Any) -> Any:
-    if not callable(forward):
-        raise TaskError(f"forward is {forward!r}: it must be a function (model, batch) -> lm.Terms(output, target).")
-    return forward
-
-
-def _check_head(task: Task, head: Any) -> Any:
-    head_name(head)
-    return head
-
-
-def _check_recipe(task: Task, recipe: Any) -> Any:
-    if not isinstance(recipe, Recipe):
-        raise TaskError(f"recipe is {recipe!r}: give lm.Recipe(steps=...).")
-    return recipe
-
-
-def _check_partial(task: Task, partial: Any) -> Any:
-    if partial is not None:
-        check_number("Task.partial", partial, least=1, whole=True)
-    return partial
-
-
-_CHECKS: dict[str, Callable[[Task, Any], Any]] = {
-    "model": _check_model,
-    "forward": _check_forward,
-    "head": _check_head,
-    "recipe": _check_recipe,
-    "partial": _check_partial,
-    "metric": lambda task, metric: metrics.resolve(metric),
-    "controls": lambda task, controls: check_controls(controls, task.head),
-}

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lossmith.errors import TaskError
+from lossmith.losses.inputs import Head, head_name
 
 
 @dataclass(frozen=True)
@@ -61,3 +62,40 @@ def as_terms(returned: object) -> tuple[Terms, ...]:
         f"forward returned {type(returned).__name__}: it must return lm.Terms(output, target), or a tuple of Terms "
         "for several losses."
     )
+
+
+def check_terms(terms: Terms, head: Head) -> None:
+    """Raise a TaskError unless output and target of one forward pass fit each other and the head; reads no values."""
+    output, target = terms.output, terms.target
+    for what, value in (("output", output), ("target", target)):
+        if not isinstance(value, Tensor):
+            raise TaskError(f"forward returned {type(value).__name__} as {what}: Terms(output, target) takes tensors.")
+    shape, wanted = tuple(output.shape), "[N, C]: one row per example, one column per output"
+    if not output.is_floating_point():
+        raise TaskError(f"the model returned {output.dtype}: it must return floating-point outputs {wanted}.")
+    if output.ndim < 2:
+        raise TaskError(
+            f"the model returned shape {list(shape)}: expected {wanted}; for one output use output[:, None]."
+        )
+    rows = shape[:-1]
+    if head == "softmax" and not target.is_floating_point():
+        if tuple(target.shape) != rows:
+            raise TaskError(
+                f"the model returned shape {list(shape)} for integer targets of shape {list(target.shape)}: expected "
+                f"{[*target.shape, 'C']}, the outputs last (for images use output.movedim(1, -1))."
+            )
+        if shape[-1] < 2:
+            raise TaskError(
+                'the model returned one output under the softmax head: use head="sigmoid" or return C ≥ 2 outputs.'
+            )
+    elif tuple(target.shape) != shape and not (shape[-1] == 1 and tuple(target.shape) == rows):
+        hints = {"softmax": " (or integer classes [N])", "custom": " (classes one-hot)"}
+        hint = hints.get(head_name(head), "")
+        raise TaskError(
+            f"the model returned shape {list(shape)} for targets of shape {list(target.shape)}: under the "
+            f"{head_name(head)} head they must be equal{hint}."
+        )
+    if head == "identity" and not target.is_floating_point():
+        raise TaskError(
+            f"targets are {target.dtype} under the identity head: give floating-point targets, e.g. y.float()."
+        )
