@@ -18,6 +18,7 @@ it is a `Status` (see `lossmith.records`).
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Iterable
 
 
@@ -40,7 +41,7 @@ class UnknownNameError(UsageError):
     """
 
     def __init__(self, kind: str, name: str, known: Iterable[str], *, listing: str | None = None) -> None:
-        self.kind, self.name, self.known = kind, name, sorted(known)
+        self.kind, self.name, self.known, self.listing = kind, name, sorted(known), listing
         near = difflib.get_close_matches(name, self.known, n=3, cutoff=0.5)
         if near:
             hint = f"did you mean {' or '.join(repr(n) for n in near)}?"
@@ -51,8 +52,8 @@ class UnknownNameError(UsageError):
         more = f" `{listing}` lists them all." if listing else ""
         super().__init__(f"unknown {kind} {name!r}: {hint}{more}")
 
-    def __reduce__(self) -> tuple[object, ...]:  # the message is composed, so the default would lose the arguments
-        return (UsageError, (str(self),))
+    def __reduce__(self) -> tuple[object, ...]:  # by default the composed message would be taken for the arguments
+        return (functools.partial(UnknownNameError, listing=self.listing), (self.kind, self.name, self.known))
 
 
 class SpecError(UsageError):

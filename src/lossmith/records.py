@@ -104,8 +104,10 @@ class Request:
 
     @property
     def key(self) -> str:
-        """Identifies the request in the store; equal requests have equal results."""
-        return content_hash({**asdict(self), "splits": list(self.splits)})
+        """Identifies the request in the store; equal requests have equal keys and equal results."""
+        numbers = {name: float(getattr(self, name)) for name in ("budget", "lr_scale", "data_fraction")}
+        whole = {name: int(getattr(self, name)) for name in ("seed", "curve")}  # 1 and 1.0 are equal: so are their keys
+        return content_hash({**asdict(self), **numbers, **whole, "splits": list(self.splits)})
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ class Evaluation:
         curve: (step, metric) pairs on the first requested split.
         steps: training steps actually done.
         seconds: wall-clock seconds it took.
-        worker: who did it (process id as text, or "" in process).
+        worker: who did it (process id as text, or "" in the process that asked).
         attempt: 1, or more where earlier attempts were lost with their worker.
     """
 

@@ -20,7 +20,8 @@ def derive_seed(seed: int, *names: str | int) -> int:
     >>> derive_seed(0, "theta") == derive_seed(0, "theta") != derive_seed(0, "batches")
     True
     """
-    text = "\x1f".join([str(int(seed)), *(f"{type(n).__name__}:{n}" for n in names)])
+    # int() so that a number names the same stream whether it came from Python or from numpy
+    text = "\x1f".join([str(int(seed)), *(f"str:{n}" if isinstance(n, str) else f"int:{int(n)}" for n in names)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 
 
@@ -38,9 +39,14 @@ def torch_stream(seed: int, *names: str | int) -> torch.Generator:
 def torch_global_scope(seed: int, *names: str | int, device: torch.device | None = None) -> Iterator[None]:
     """Run a block with torch's *global* generator set to the named stream, and put it back afterwards.
 
-    Layers draw their initial weights and dropout masks from the global generator; this is the one way to hand them ours.
+    Layers draw their initial weights and dropout masks from the global generator; this is the one way to hand them
+    ours. With a CUDA `device` its generator is set and put back too; those of all other devices are left alone.
     """
-    devices = [device] if device is not None and device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(derive_seed(seed, *names))
+    value = derive_seed(seed, *names)
+    cuda = device is not None and device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if cuda else []):
+        torch.default_generator.manual_seed(value)  # torch.manual_seed would also reseed every GPU of the user's
+        if cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(value)
         yield

@@ -157,7 +157,7 @@ def test_keys_differ_where_gradients_do(one: list[float], other: list[float], se
     a, b = (gradients(k, torch.tensor(k.genome, dtype=torch.float64), setting) for k in (first, second))
     a, b = a.detach(), b.detach()
     scale = float(torch.maximum(a.abs().max(), b.abs().max()))
-    if float((a - b).abs().max()) > 1e-6 * scale:
+    if float((a - b).abs().max()) > 1e-6 * scale + 1e-12:  # two rules that do not pull at all differ by rounding only
         assert first.key(setting) != second.key(setting)
 
 

@@ -102,7 +102,7 @@ def test_pull_reads_progress_prior_and_survives_losses_without_any_prediction() 
     torch.testing.assert_close(pull(uneven, p, t), torch.tensor([0.1, 0.2, 0.3, 0.4]).double() * t / p)
     assert (pull(Tree(parse("t")), p, t) == 0).all()
     with pytest.raises(LossError, match="pairwise loss"):
-        pull(Loss(BAIKAL, aggregation=Pairwise()), p, t)
+        pull(Loss(Tree(parse("(t - z)^2")), aggregation=Pairwise()), p, t)
 
 
 def test_null_epoch_is_the_pull_where_all_predictions_are_equal() -> None:

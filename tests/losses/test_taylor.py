@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 from itertools import product
 
 import numpy as np
@@ -215,6 +217,16 @@ def test_bad_documents_are_refused(change: dict[str, object], sentence: str) -> 
         Taylor.from_document(document)
 
 
+def test_it_compiles_copies_and_pickles() -> None:
+    loss, z = Loss(Taylor(EVOLVED_1)), LOGITS.clone().requires_grad_()
+    compiled = torch.compile(loss, backend="eager", fullgraph=True)
+    assert compiled(z, LABELS).item() == loss(z, LABELS).item()
+    for twin in (copy.deepcopy(loss), pickle.loads(pickle.dumps(loss))):
+        assert twin.kernel == loss.kernel
+        assert hash(twin.kernel) == hash(loss.kernel)
+        assert twin(z, LABELS).item() == loss(z, LABELS).item()
+
+
 # --- families ---
 
 
@@ -339,7 +351,7 @@ def test_what_cannot_be_expanded_says_why(text: str, sentence: str) -> None:
 def test_other_refusals_of_a_family() -> None:
     square = Tree(parse("(t - p)^2"))
     with pytest.raises(LossError, match="pairwise loss: only pointwise"):
-        TaylorFamily().expand(Loss(square, aggregation=Pairwise()))
+        TaylorFamily().expand(Loss(Tree(parse("(t - z)^2")), aggregation=Pairwise()))
     with pytest.raises(LossError, match="target and prediction are needed"):
         TaylorFamily(variables=("residual",)).expand(square)
     with pytest.raises(LossError, match="residual"):

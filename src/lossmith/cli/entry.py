@@ -7,6 +7,7 @@ Any other exception is a bug of Lossmith or of the user's own code and keeps its
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ import typer
 from lossmith.errors import Interrupted, UsageError
 
 MISUSE, STOPPED, TERMINATED = 2, 128 + signal.SIGINT, 128 + signal.SIGTERM
+_EXPRESSION = re.compile(r"-[^=]*[*/+^(].*", re.DOTALL)
 _MISTAKE: Any = typer.BadParameter.__mro__[1]  # UsageError of typer, or of click under the older versions that need it
 
 
@@ -35,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, ValueError):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # no formula may break an old terminal
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    given = [_shielded(text) for text in (sys.argv[1:] if arguments is None else arguments)]
     command = typer.main.get_command(app)
     with _signals() as arrived:
         try:
@@ -56,6 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
+def _shielded(argument: str) -> str:
+    """An expression such as -t*log(p) with a space before it, so that it is not taken for options."""
+    return f" {argument}" if _EXPRESSION.fullmatch(argument) else argument
+
+
 def _refuse(sentence: str) -> int:
     _say(sentence, "error: ")
     return MISUSE
@@ -71,7 +78,8 @@ def _sentence(error: Any) -> str:
     """What typer has to say, and where the options are explained."""
     text = str(error.format_message()).strip()
     place = error.ctx.command_path if getattr(error, "ctx", None) else "lossmith"
-    return f"{text[:1].upper()}{text[1:].rstrip('.')}. `{place} --help` explains what it takes."
+    text = text if text.endswith(("?", "!", ".")) else f"{text}."
+    return f"{text} `{place} --help` explains what it takes."
 
 
 @contextmanager

@@ -7,7 +7,6 @@ anew. Options on the command line win over the file.
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -142,7 +141,9 @@ def _read(path: Path) -> dict[str, Any]:
                 raise SpecError(f"{path}: unknown field {full!r}{_nearest(name, known, place)}")
             _check_type(path, full, value)
     if document.get("format", FORMAT) > FORMAT:
-        raise SpecError(f"{path} has format {document['format']}, this Lossmith reads up to {FORMAT}: upgrade lossmith.")
+        raise SpecError(
+            f"{path} has format {document['format']}, this Lossmith reads up to {FORMAT}: upgrade lossmith."
+        )
     if document.get("kind", "search") != "search":
         raise SpecError(f"{path} describes a {document['kind']}: `lossmith search` takes the spec of a search.")
     if "partial" in document.get("search", {}) and "budget" in document["search"]:
@@ -192,8 +193,11 @@ def _settings(asked: SearchOptions) -> dict[str, Any]:
 
 def _value(text: str) -> Any:
     """A number, true or false where it reads like one, otherwise the text itself."""
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return text
-    return value if isinstance(value, int | float) else text
+    if text in ("true", "false"):
+        return text == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

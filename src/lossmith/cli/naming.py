@@ -61,6 +61,7 @@ def named(text: str, head: Any) -> Named:
     from lossmith.experiment.api import is_run
     from lossmith.losses import from_json, loss
 
+    text = text.strip()
     own_head = head if callable(head) else None
     if is_run(text):
         name = text.rstrip("/")

@@ -40,18 +40,19 @@ def takes(record: type[R]) -> Callable[[Callable[[R], None]], Callable[..., None
     return wrap
 
 
-def _option(name: str, panel: str, help: str, default: str | None = None, **more: Any) -> Any:
-    return typer.Option(name, help=help, rich_help_panel=panel, show_default=default or False, **more)
+def _option(name: str, panel: str, metavar: str, help: str, default: str | None = None) -> Any:
+    shown = f"{help} [dim]Default: {default}.[/dim]" if default else help
+    return typer.Option(name, metavar=metavar, help=shown, rich_help_panel=panel, show_default=False)
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.", show_default=False)]
 Workers = Annotated[
     int | None,
-    _option("--workers", _MACHINE, "Worker processes; 0 trains in this one. No result depends on it.", "all cores"),
+    _option(
+        "--workers", _MACHINE, "N", "Worker processes; 0 trains in this one. No result depends on it.", "all cores"
+    ),
 ]
-DataDir = Annotated[
-    Path | None, _option("--data-dir", _TASK, "Where data files are.", "LOSSMITH_DATA, then the platform's cache")
-]
+DataDir = Annotated[Path | None, _option("--data-dir", _TASK, "DIR", "Where data files are.", "$LOSSMITH_DATA")]
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]
 
 
@@ -61,9 +62,14 @@ class TaskOptions:
 
     task: Annotated[
         str | None,
-        _option("--task", _TASK, "A task (`lossmith tasks`), perhaps with modifiers, or your package.module:function."),
+        _option(
+            "--task",
+            _TASK,
+            "TASK",
+            "A task (`lossmith tasks`), perhaps with modifiers, or your package.module:function.",
+        ),
     ] = None
-    steps: Annotated[int | None, _option("--steps", _TASK, "Steps of the full training.", "the task's own")] = None
+    steps: Annotated[int | None, _option("--steps", _TASK, "N", "Steps of the full training.", "the task's own")] = None
     data_dir: DataDir = None
 
 
@@ -71,10 +77,8 @@ class TaskOptions:
 class NewRun:
     """Where a new run goes."""
 
-    run: Annotated[str | None, _option("--run", _RUN, "Folder of the new run.", "runs/…, named after what it does")] = (
-        None
-    )
-    seed: Annotated[int | None, _option("--seed", _RUN, "Seed of everything random.", "0")] = None
+    run: Annotated[str | None, _option("--run", _RUN, "DIR", "Folder of the new run.", "runs/…")] = None
+    seed: Annotated[int | None, _option("--seed", _RUN, "N", "Seed of everything random.", "0")] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,10 +86,10 @@ class Machine:
     """What the work may use."""
 
     workers: Workers = None
-    device: Annotated[str | None, _option("--device", _MACHINE, "cpu, cuda, cuda:1 …", "cpu")] = None
-    engine: Annotated[str | None, _option("--engine", _MACHINE, "How candidates are trained.", "auto")] = None
+    device: Annotated[str | None, _option("--device", _MACHINE, "NAME", "cpu, cuda, cuda:1 …", "cpu")] = None
+    engine: Annotated[str | None, _option("--engine", _MACHINE, "NAME", "How candidates are trained.", "auto")] = None
     deadline: Annotated[
-        float | None, _option("--deadline", _MACHINE, "Seconds after which a training is given up.", "none")
+        float | None, _option("--deadline", _MACHINE, "SECONDS", "Seconds after which a training is given up.", "none")
     ] = None
 
 
@@ -95,13 +99,19 @@ class Finalists:
 
     partial: Annotated[
         float | None,
-        _option("--partial", _EFFORT, "Training per candidate: a share up to 1, or steps.", "the task's own, else 0.1"),
+        _option(
+            "--partial",
+            _EFFORT,
+            "SHARE|N",
+            "Training per candidate: a share up to 1, or steps.",
+            "the task's own, else 0.1",
+        ),
     ] = None
     finalists: Annotated[
-        int | None, _option("--finalists", _CHOICE, "How many of the best are trained again, in full.", "5")
+        int | None, _option("--finalists", _CHOICE, "N", "How many of the best are trained again, in full.", "up to 5")
     ] = None
     finalist_seeds: Annotated[
-        int | None, _option("--finalist-seeds", _CHOICE, "Fresh seeds for each of them.", "2")
+        int | None, _option("--finalist-seeds", _CHOICE, "N", "Fresh seeds for each of them.", "2")
     ] = None
 
 
@@ -112,44 +122,51 @@ class Search:
     experiment: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[EXPERIMENT.toml]",
+            metavar="EXPERIMENT.toml",
             help="A file with what is asked for, in the form of a run's spec.toml; options given here win.",
             show_default=False,
         ),
     ] = None
-    method: Annotated[str | None, _option("--method", _SEARCH, "A search method (`lossmith methods`).")] = None
+    method: Annotated[str | None, _option("--method", _SEARCH, "NAME", "A search method (`lossmith methods`).")] = None
     settings: Annotated[
         list[str] | None,
-        _option("--set", _SEARCH, "A setting of the method; may be repeated.", metavar="KEY=VALUE"),
+        _option("--set", _SEARCH, "KEY=VALUE", "A setting of the method; may be repeated."),
     ] = None
     start_from: Annotated[
         list[str] | None,
-        _option("--start-from", _SEARCH, "Losses and runs to start from, best first: baikal,runs/shelf."),
+        _option("--start-from", _SEARCH, "LOSS,RUN,…", "Losses and runs to start from, best first: baikal,runs/shelf."),
     ] = None
     shelf: Annotated[
         str | None,
-        _option("--shelf", _SEARCH, "Shelf run that the verdict compares with.", "a shelf in --start-from"),
+        _option("--shelf", _SEARCH, "RUN", "Shelf run that the verdict compares with.", "a shelf in --start-from"),
     ] = None
-    generations: Annotated[int | None, _option("--generations", _EFFORT, "How many.", "20")] = None
+    generations: Annotated[int | None, _option("--generations", _EFFORT, "N", "Rounds of candidates.", "20")] = None
     population: Annotated[
-        int | None, _option("--population", _EFFORT, "Candidates per generation.", "the method's own")
+        int | None, _option("--population", _EFFORT, "N", "Candidates per generation.", "the method's own")
     ] = None
     fidelity: Annotated[
-        str | None, _option("--fidelity", _EFFORT, "What partial training has less of: steps or data.", "steps")
+        str | None, _option("--fidelity", _EFFORT, "steps|data", "What partial training has less of.", "steps")
     ] = None
     seeds_per_candidate: Annotated[
-        int | None, _option("--seeds-per-candidate", _EFFORT, "Trainings per candidate.", "1")
+        int | None, _option("--seeds-per-candidate", _EFFORT, "N", "Trainings per candidate.", "1")
     ] = None
     elites: Annotated[
-        int | None, _option("--elites", _EFFORT, "The best so many gain a seed per generation.", "1")
+        int | None, _option("--elites", _EFFORT, "N", "The best so many gain a seed per generation.", "1")
     ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions(Machine, NewRun, Finalists, Search, TaskOptions):
-    """`search` and `plan`."""
+    """`search`, and what `plan` shares with it."""
 
     json: Json = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions(SearchOptions):
+    """`plan`."""
+
+    seeds: Annotated[int, _option("--seeds", _JUDGE, "N", "Full trainings of each loss in the verdict.", "10")] = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +175,7 @@ class ShelfOptions(Machine, NewRun, Finalists, TaskOptions):
 
     budget_steps: Annotated[
         int | None,
-        _option("--budget-steps", _EFFORT, "Training steps in all; cuts off the far corners.", "the whole grid"),
+        _option("--budget-steps", _EFFORT, "N", "Training steps in all; cuts off the far corners.", "the whole grid"),
     ] = None
     json: Json = False
 
@@ -169,7 +186,8 @@ class ResumeOptions:
 
     path: RunArgument
     task: Annotated[
-        str | None, _option("--task", _TASK, "The task, where the run cannot name it (your package.module:function).")
+        str | None,
+        _option("--task", _TASK, "TASK", "The task, where the run cannot name it (your package.module:function)."),
     ] = None
     data_dir: DataDir = None
     workers: Workers = None
@@ -180,10 +198,12 @@ class ResumeOptions:
 class Judging:
     """How a verdict is made."""
 
-    seeds: Annotated[int, _option("--seeds", _JUDGE, "Full trainings of each loss.", "10")] = 10
-    tune_seeds: Annotated[int, _option("--tune-seeds", _JUDGE, "Trainings per learning rate when tuning.", "2")] = 2
+    seeds: Annotated[int, _option("--seeds", _JUDGE, "N", "Full trainings of each loss.", "10")] = 10
+    tune_seeds: Annotated[
+        int, _option("--tune-seeds", _JUDGE, "N", "Trainings per learning rate when tuning.", "2")
+    ] = 2
     delta: Annotated[
-        float | None, _option("--delta", _JUDGE, 'Margin for "no worse", in the metric\'s units.', "none")
+        float | None, _option("--delta", _JUDGE, "NUMBER", 'Margin for "no worse", in the metric\'s units.', "none")
     ] = None
 
 
@@ -194,10 +214,11 @@ class EvaluateOptions(Machine, NewRun, Judging, TaskOptions):
     subject: Annotated[str, typer.Argument(metavar="RUN|LOSS", help="What is judged.", show_default=False)]
     controls: Annotated[
         list[str] | None,
-        _option("--controls", _JUDGE, "What it has to beat: task, tuned, shelf.", "all of them"),
+        _option("--controls", _JUDGE, "NAME,…", "What it has to beat: task, tuned, shelf.", "all of them"),
     ] = None
     shelf: Annotated[
-        str | None, _option("--shelf", _JUDGE, "Shelf run to compare with.", "the run's own, else a new one beside it")
+        str | None,
+        _option("--shelf", _JUDGE, "RUN", "Shelf run to compare with.", "the run's own, else a new one beside it"),
     ] = None
     json: Json = False
 
@@ -212,6 +233,8 @@ class CompareOptions(Machine, NewRun, Judging, TaskOptions):
     ]
     tune_lr: Annotated[
         list[str] | None,
-        _option("--tune-lr", _JUDGE, "Losses that also run with tuned learning rate: names, or all.", "none"),
+        _option(
+            "--tune-lr", _JUDGE, "LOSS,…|all", "Losses that also run with tuned learning rate: names, or all.", "none"
+        ),
     ] = None
     json: Json = False

@@ -8,11 +8,13 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 UNBOUNDED = 10_000  # columns of what is no terminal: whoever reads a pipe breaks lines where they like
+GAP = 2  # columns between two columns
 Cell = str | Text
 
 
@@ -27,6 +29,16 @@ def messages() -> Console:
     return Console(file=sys.stderr, highlight=False, markup=False, emoji=False)
 
 
+def put(console: Console, what: RenderableType) -> None:
+    """Print; where it is no terminal without the spaces that fill a table's lines."""
+    if console.is_terminal:
+        console.print(what)
+        return
+    with console.capture() as captured:
+        console.print(what)
+    console.file.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
+
+
 def print_json(document: Any) -> None:
     """A document on standard output, and nothing else."""
     print(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
@@ -39,20 +51,36 @@ def print_facts(console: Console, rows: Iterable[tuple[str, Cell]]) -> None:
     grid.add_column(overflow="fold")
     for label, value in rows:
         grid.add_row(label, value)
-    console.print(grid)
+    put(console, grid)
 
 
 def print_table(
-    console: Console, header: Sequence[str], rows: Iterable[Sequence[Cell]], *, left: Sequence[int] = (0,)
+    console: Console,
+    header: Sequence[str],
+    rows: Iterable[Sequence[Cell]],
+    *,
+    left: Sequence[int] = (0,),
+    cut: int | None = None,
 ) -> None:
-    """A table without a frame; the columns numbered in `left` are text, the others are set to the right."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    """A table without a frame.
+
+    Args:
+        left: columns that are text; the others are set to the right.
+        cut: a column that is cut off where the terminal ends; the others run over lines.
+    """
+    cells = [tuple(header), *rows]
+    table = Table(box=None, padding=(0, GAP, 0, 0), header_style="dim", pad_edge=False)
     for number, title in enumerate(header):
         aligned: Any = "left" if number in left else "right"
-        table.add_column(title, justify=aligned, overflow="fold")
-    for row in rows:
+        room = None
+        if number == cut:
+            others = [max(cell_len(str(row[i])) for row in cells) + GAP for i in range(len(header)) if i != cut]
+            room = max(20, console.width - sum(others))
+        overflow: Any = "fold" if room is None else "ellipsis"
+        table.add_column(title, justify=aligned, overflow=overflow, no_wrap=room is not None, max_width=room)
+    for row in cells[1:]:
         table.add_row(*row)
-    console.print(table)
+    put(console, table)
 
 
 def print_commands(console: Console, commands: Iterable[tuple[str, str]]) -> None:
@@ -62,4 +90,4 @@ def print_commands(console: Console, commands: Iterable[tuple[str, str]]) -> Non
     grid.add_column(style="dim")
     for command, why in commands:
         grid.add_row(command, why)
-    console.print(grid)
+    put(console, grid)

@@ -1,7 +1,7 @@
 """Tuning the learning rate of a loss: the same protocol for every arm of a comparison (DESIGN §5).
 
-Grid of factors √10 from 1/100 to 100 times the recipe's learning rate, extended while the best is at its edge; every point
-sees the same seeds; chosen on the fitness split.
+Grid of factors √10 from 1/100 to 100 times the recipe's learning rate, extended while the best is at its edge; every
+point sees the same seeds; chosen on the fitness split.
 """
 
 from __future__ import annotations

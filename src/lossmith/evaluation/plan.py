@@ -26,13 +26,13 @@ class Plan:
         engine: "sequential": one base model at a time.
         reason: why this engine, for people.
         device: torch device text.
-        dtype: of the base model.
+        dtype: of the base model; float32 is the only one so far.
         threads: intra-op threads per training.
         channels_last: memory order of images.
         chunk: requests per transaction and per piece of work.
         chance_step: step of a partial training from which a candidate at chance is stopped; 0 never.
         chance_value: metric of the best constant predictor on the fitness split.
-        deadline: seconds after which one chunk is given up as timed out; 0 never.
+        deadline: seconds per request of a chunk, after which it is given up as timed out (by `Workers` only); 0 never.
     """
 
     engine: str = "sequential"
@@ -51,10 +51,11 @@ class Plan:
         return asdict(self)
 
 
-def make_plan(
-    task: AnyTask, *, engine: str = "auto", device: str = "cpu", deadline: float | None = None
-) -> Plan:
+def make_plan(task: AnyTask, *, engine: str = "auto", device: str = "cpu", deadline: float | None = None) -> Plan:
     """The plan for a task by rule.
+
+    Floor B trains on one thread, which is fastest for small networks and leaves the cores to workers; a training
+    function of floor A keeps the number of threads it finds here.
 
     Raises:
         SpecError: an engine that does not exist, a device that is not there.
@@ -69,6 +70,7 @@ def make_plan(
     return Plan(
         reason=reason,
         device=device,
+        threads=1 if isinstance(task, Task) else torch.get_num_threads(),
         channels_last=images and device == "cpu",
         deadline=float(deadline or 0.0),
     )
@@ -77,10 +79,14 @@ def make_plan(
 def check_device(device: str) -> None:
     """SpecError unless torch can compute on `device` here."""
     try:
-        kind = torch.device(device).type
+        kind, index = torch.device(device).type, torch.device(device).index
     except RuntimeError:
-        raise SpecError(f"device {device!r}: use cpu, cuda or cuda:0.") from None
+        kind, index = "", None
+    if kind not in ("cpu", "cuda", "mps"):
+        raise SpecError(f"device {device!r}: use cpu, cuda, cuda:0 or mps.")
     if kind == "cuda" and not torch.cuda.is_available():
         raise SpecError(f"device {device!r}: torch finds no CUDA device on this machine; use --device cpu.")
     if kind == "mps" and not torch.backends.mps.is_available():
         raise SpecError(f"device {device!r}: torch finds no Apple GPU on this machine; use --device cpu.")
+    if kind == "cuda" and index is not None and index >= torch.cuda.device_count():
+        raise SpecError(f"device {device!r}: this machine has cuda:0 to cuda:{torch.cuda.device_count() - 1}.")

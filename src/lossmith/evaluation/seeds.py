@@ -1,7 +1,7 @@
 """The seed block, and what it means that one candidate is better than another (DESIGN §4, "Seeds").
 
-A run fixes its evaluation seeds. Every candidate begins with the first; elites gain further ones, in order. Two candidates are
-compared on the seeds both have had.
+A run fixes its evaluation seeds. Every candidate begins with the first; elites gain further ones, in order. Two
+candidates are compared on the seeds both have had.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Standing:
 
 
 def better(a: Standing, b: Standing) -> bool:
-    """Whether `a` is better than `b` on their common seeds; the one with more seeds wins a tie, then the earlier one."""
+    """Whether `a` is better than `b` on their common seeds; more seeds win a tie, then the earlier position."""
     common = min(len(a.fitness), len(b.fitness))
     left, right = a.mean(common), b.mean(common)
     if left != right:
@@ -49,7 +49,8 @@ def better(a: Standing, b: Standing) -> bool:
 def top(standings: Sequence[Standing], count: int) -> list[Standing]:
     """The best `count` candidates with a number, best first, each the winner of a scan over those left.
 
-    Comparison on common seeds need not be transitive; the scan in candidate order makes the answer a function of the data.
+    Comparison on common seeds need not be transitive; the scan in candidate order makes the answer a function of the
+    data.
     """
     left = [s for s in standings if s.mean(len(s.fitness)) < float("inf")]
     chosen: list[Standing] = []

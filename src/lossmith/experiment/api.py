@@ -39,7 +39,7 @@ def search(
     start_from: StartFrom = (),
     shelf: Run | str | None = None,
     settings: Mapping[str, Any] | None = None,
-    finalists: int = 5,
+    finalists: int | None = None,
     finalist_seeds: int = 2,
     seeds_per_candidate: int = 1,
     elites: int = 1,
@@ -63,7 +63,8 @@ def search(
         path: run folder, `runs/METHOD-TASK-seedN` by default; it must not exist yet.
         start_from: names of losses, losses, or runs (their finalists, best first) that the search starts from.
         shelf: the shelf run that `evaluate` compares with; a shelf in `start_from` is taken by itself.
-        finalists, finalist_seeds: how many of the best are trained again in full, on how many fresh seeds.
+        finalists, finalist_seeds: how many of the best are trained again in full (None: up to 5, costing no more than the
+            search), on how many fresh seeds.
         seeds_per_candidate: trainings per candidate. elites: how many of the best gain a seed per generation.
         workers: local processes; None trains in this one. No result depends on it.
         executor: your own `submit(fn, *args) -> Future` (a dask client, …) instead of workers.

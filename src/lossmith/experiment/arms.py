@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lossmith.analysis import Arm
-from lossmith.evaluation import TunedLearningRate, mean_fitness, seed_block, tune_learning_rate
+from lossmith.analysis import Arm, Verdict
+from lossmith.evaluation import TunedLearningRate, seed_block, tune_learning_rate
 from lossmith.experiment.session import Session
-from lossmith.records import Request
+from lossmith.records import Request, canonical_json
 
+VERDICT = "verdict"  # name of the stored verdict
 TEST_SEED = 0  # one block of test seeds for everyone, so that arms of different runs are paired
 
 
@@ -54,7 +55,8 @@ def tuned(session: Session, contestant: Contestant, *, seeds: int, run_seed: int
         return [values[i : i + seeds] for i in range(0, len(values), seeds)]
 
     found = tune_learning_rate(fitness)
-    session.store.add_event("tuned_learning_rate", contestant.name, _table(found, task.metric.fitness))
+    subject = f"{contestant.name}, {seeds} seeds"
+    session.store.add_event("tuned_learning_rate", subject, _table(found, task.metric.fitness))
     if found.scale is None:
         return None
     scale = contestant.lr_scale * found.scale
@@ -88,9 +90,13 @@ def run_arms(session: Session, contestants: Sequence[Contestant], *, seeds: int)
     return arms
 
 
-def mean_metric(arm: Arm) -> float | None:
-    """Mean over seeds; None if any training failed."""
-    return mean_fitness(list(arm.samples))
+def keep_verdict(session: Session, verdict: Verdict) -> None:
+    """Store a verdict in the place of an earlier one."""
+    store = session.store
+    before = store.checkpoint(VERDICT)
+    document = verdict.to_dict()
+    if before is None or canonical_json(document) != canonical_json(dict(before.document)):
+        store.write_checkpoint(VERDICT, 0 if before is None else before.generation + 1, document)
 
 
 def _table(found: TunedLearningRate, direction: Any) -> dict[str, Any]:

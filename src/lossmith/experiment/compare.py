@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from lossmith.analysis import Arm, Verdict, judge
 from lossmith.errors import UsageError
-from lossmith.experiment.arms import Contestant, run_arms, tuned
+from lossmith.experiment.arms import Contestant, keep_verdict, run_arms, tuned
 from lossmith.experiment.opening import (
     Resources,
     check_absent,
@@ -20,8 +20,6 @@ from lossmith.experiment.opening import (
 from lossmith.experiment.session import Session, sitting
 from lossmith.experiment.spec import CompareSection, Spec, make
 from lossmith.tasks import AnyTask
-
-VERDICT = "verdict"
 
 
 def compare(
@@ -95,6 +93,7 @@ def _run(session: Session, section: CompareSection, seed: int) -> Verdict:
             zip(section.names, section.losses, section.lr_scales, section.budgets, strict=True)
         )
     ]
+    run_arms(session, plain, seeds=section.seeds)  # what needs no tuning first: an early look at a long comparison
     contestants: list[Contestant] = []
     for position, contestant in enumerate(plain):
         contestants.append(contestant)
@@ -104,7 +103,7 @@ def _run(session: Session, section: CompareSection, seed: int) -> Verdict:
                 contestants.append(better)
     arms = run_arms(session, contestants, seeds=section.seeds)
     verdict = judge_against_first(session, arms, section.delta)
-    session.store.write_checkpoint(VERDICT, 0, verdict.to_dict())
+    keep_verdict(session, verdict)
     session.store.set_state("finished")
     return verdict
 

@@ -17,8 +17,10 @@ from lossmith.experiment.search_loop import Tried
 from lossmith.experiment.session import Session
 from lossmith.experiment.spec import SearchSection
 from lossmith.records import Candidate, Evaluation, Request
+from lossmith.tasks import AnyTask
 
 CURVE_POINTS = 20  # where early stopping may stop
+MOST_BY_DEFAULT = 5
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,12 @@ class Winner:
     def document(self) -> dict[str, Any]:
         """JSON-able."""
         return asdict(self)
+
+
+def affordable(task: AnyTask, *, candidates: int, budget: float, seeds: int) -> int:
+    """How many finalists by default: 5, or as many as cost no more than the search itself, at least one."""
+    searched = candidates * steps_of(task, budget)
+    return max(1, min(MOST_BY_DEFAULT, searched // (seeds * steps_of(task, 1.0))))
 
 
 def choose(session: Session, tried: Sequence[Tried], settings: SearchSection, run_seed: int) -> Winner | None:

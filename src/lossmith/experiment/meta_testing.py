@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lossmith.analysis import Arm, Verdict, judge
-from lossmith.errors import UsageError
-from lossmith.experiment.arms import Contestant, run_arms, tuned
-from lossmith.experiment.compare import VERDICT, compare, needs_test
+from lossmith.errors import SpecError, UsageError
+from lossmith.experiment.arms import Contestant, keep_verdict, run_arms, tuned
+from lossmith.experiment.compare import compare, needs_test
 from lossmith.experiment.events import Note
 from lossmith.experiment.opening import Resources, open_session
 from lossmith.experiment.run import Run
@@ -85,7 +85,7 @@ def evaluate_run(
     subject = Contestant(name, winner.loss, winner.lr_scale, winner.budget, "subject", note=note)
     with sitting(session):
         verdict = _verdict(session, subject, shelf_winner, how, spec.seed, run)
-        session.store.write_checkpoint(VERDICT, 0, verdict.to_dict())
+        keep_verdict(session, verdict)
     return verdict
 
 
@@ -201,11 +201,17 @@ def make_shelf_if_absent(place: str, run: Run, task: AnyTask | None, resources: 
         return resumed
     task = task_of(run.spec, run.path) if task is None else task
     assert run.spec.search is not None
-    return make_shelf(
-        task,
-        training_steps=run.training_steps,
-        partial=run.spec.search.budget,
-        seed=run.spec.seed,
-        path=place,
-        resources=resources,
-    )
+    try:
+        return make_shelf(
+            task,
+            training_steps=run.training_steps,
+            partial=run.spec.search.budget,
+            seed=run.spec.seed,
+            path=place,
+            resources=resources,
+        )
+    except SpecError as error:
+        raise UsageError(
+            f"this search was too small for a shelf at its cost ({error}) Name a shelf made on its own (--shelf RUN), or go "
+            f"without one (--controls task,tuned)."
+        ) from None

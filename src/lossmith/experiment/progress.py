@@ -77,7 +77,9 @@ class Terminal:
         elif time.monotonic() - self.told > PLAIN_EVERY:
             self.told = time.monotonic()
             failed = f", {self.failed} failed" if self.failed else ""
-            self.console.print(f"  {NAMES.get(self.phase, self.phase)}: {self.done}/{self.total}{failed}", highlight=False)
+            self.console.print(
+                f"  {NAMES.get(self.phase, self.phase)}: {self.done}/{self.total}{failed}", highlight=False
+            )
 
     def _generation(self, event: GenerationFinished) -> None:
         number = event.number + 1
@@ -85,13 +87,16 @@ class Terminal:
         best = "none yet" if event.best is None else f"{event.metric} {event.best:.4g}"
         self.first = event.number if self.first is None else self.first
         left = (time.monotonic() - self.started) / (number - self.first) * (event.generations - number)
+        remaining = f"  about {duration(left)} left" if number < event.generations else ""
         formula = f"  {event.formula}" if event.formula else ""
-        if len(formula) > 60:
+        if not self.live and len(formula) > 60:
             formula = formula[:57] + "…"
         self.console.print(
-            f"generation {number}/{event.generations}  best {best}  ({counts})  about {duration(left)} left{escape(formula)}",
+            f"generation {number}/{event.generations}  best {best}  ({counts}){remaining}{escape(formula)}",
             highlight=False,
-            soft_wrap=True,
+            soft_wrap=not self.live,
+            no_wrap=self.live,
+            overflow="ellipsis" if self.live else None,  # one line per generation, cut off where the terminal ends
         )
 
 

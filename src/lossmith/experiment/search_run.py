@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from lossmith.errors import LossError, SpecError, UsageError
 from lossmith.experiment.compare import resume_compare
-from lossmith.experiment.finalists import choose
+from lossmith.experiment.finalists import affordable, choose
 from lossmith.experiment.opening import (
     Resources,
     check_absent,
@@ -42,6 +42,8 @@ def search(
     start_from: StartFrom = (),
     shelf: Run | str | None = None,
     settings: Mapping[str, Any] | None = None,
+    finalists: int | None = None,
+    finalist_seeds: int = 2,
     resources: Resources | None = None,
     **options: Any,
 ) -> Run:
@@ -58,8 +60,9 @@ def search(
         path: run folder; `runs/METHOD-TASK-seedN` by default.
         start_from: losses the search starts from: names, losses, or a run (its finalists, best first).
         shelf: the shelf run that verdicts on this run compare with.
+        finalists: how many are trained again in full; None is `finalists.affordable`.
         resources: workers, device, listeners; nothing in it changes the result.
-        options: further fields of `SearchSection` (finalists, finalist_seeds, elites, seeds_per_candidate …).
+        options: further fields of `SearchSection` (elites, seeds_per_candidate …).
 
     Returns:
         The finished run.
@@ -74,6 +77,9 @@ def search(
     shelf_path = shelf.path if isinstance(shelf, Run) else shelf
     if isinstance(start_from, Run) and start_from.kind == "shelf" and shelf_path is None:
         shelf_path = start_from.path
+    if finalists is None:
+        count = generations * int(method.settings().get("population", 20))
+        finalists = affordable(task, candidates=count, budget=budget, seeds=max(1, finalist_seeds))
     section: SearchSection = make(
         SearchSection,
         method=method.name,
@@ -83,6 +89,8 @@ def search(
         fidelity=fidelity,
         start_from=[to_json(found) for found in starting_losses(start_from, task)],
         shelf=None if shelf_path is None else os.path.abspath(shelf_path),
+        finalists=finalists,
+        finalist_seeds=finalist_seeds,
         **options,
     )
     return start("search", method, section, task, seed=seed, path=path, resources=resources)
@@ -164,7 +172,7 @@ def as_budget(partial: float, task: AnyTask) -> float:
     steps = task.steps
     if steps is None:
         raise SpecError(f"partial = {partial:g} steps: this task does not say how many steps it has; give a share in (0, 1].")
-    if partial != int(partial) or partial > steps:
+    if partial > steps or partial != int(partial):
         raise SpecError(f"partial = {partial:g}: a whole number of steps up to the {steps:,} of the full training.")
     return float(partial) / steps
 

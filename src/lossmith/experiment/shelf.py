@@ -45,14 +45,14 @@ def shelf(
     largest = grid_size(task.setting)
     count = largest
     if training_steps is not None:
-        # Full trainings, the same stopped early, and fresh partial ones.
-        finals = finalists * finalist_seeds * 2 * full + finalist_seeds * each
-        count = (training_steps - finals) // each
-        if count < 1:
-            while finalists > 1 and count < 1:
-                finalists -= 1
-                finals = finalists * finalist_seeds * 2 * full + finalist_seeds * each
-                count = (training_steps - finals) // each
+        while True:
+            # Each finalist is trained in full, once more stopped early, and the winner once more in part. At most half goes
+            # into finalists, so that the grid stays wide.
+            finals = finalist_seeds * (2 * finalists * full + each)
+            count = (training_steps - finals) // each
+            if finalists == 1 or (count >= 1 and 2 * finals <= training_steps):
+                break
+            finalists -= 1
         if count < 1:
             raise SpecError(
                 f"training_steps = {training_steps:,}: a shelf needs at least {finals + each:,} "

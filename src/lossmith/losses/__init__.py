@@ -1,4 +1,4 @@
-"""What a loss is: families, inputs and heads, aggregation, the expression language, published losses, storage, export."""
+"""What a loss is: families, inputs and heads, aggregation, expressions, published losses, storage, export."""
 
 from lossmith.losses.aggregation import Pairwise, Pointwise, Ratio
 from lossmith.losses.codec import from_json, loss_hash, register, to_document, to_json

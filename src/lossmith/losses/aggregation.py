@@ -7,7 +7,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lossmith.errors import LossError
-from lossmith.losses.family import Kernel
+from lossmith.losses.family import Kernel, number
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Ratio:
     Args:
         denominator: kernel of b.
         over: "class" takes one ratio per class and means them; "batch" one ratio of everything.
-        smooth: s, keeps the ratio defined where a class is absent.
+        smooth: s >= 0, keeps the ratio defined where a class is absent; 0/0 counts as 1, nothing to lose.
     """
 
     denominator: Kernel
@@ -43,13 +44,16 @@ class Ratio:
     def __post_init__(self) -> None:
         if self.over not in ("class", "batch"):
             raise LossError(f'ratio over {self.over!r}: use "class" or "batch".')
-        if not self.smooth >= 0:
-            raise LossError(f"ratio smooth {self.smooth!r}: use a number >= 0.")
+        if not 0 <= self.smooth < math.inf:
+            raise LossError(f"ratio smooth {self.smooth!r}: use a finite number >= 0.")
 
 
 @dataclass(frozen=True)
 class Pairwise:
-    """Mean over ordered pairs inside a group of ℓ(z = z_i − z_j, t = t_i − t_j) where t_i > t_j."""
+    """Mean over ordered pairs inside a group of ℓ(z = z_i − z_j, t = t_i − t_j) where t_i > t_j.
+
+    A pair weighs w_i·w_j; columns of [N, C] are ranked separately, their pairs counted together. Memory grows as N²·C.
+    """
 
     kind = "pairwise"
 
@@ -80,43 +84,74 @@ def weighted_mean(rows: Tensor, weight: Tensor | None, num_items: Tensor | float
     if reduction == "sum":
         return total
     if num_items is not None:
-        return total / num_items
-    if weight is None:
-        return total / max(rows.shape[0], 1)
-    mass = weight.sum()
-    return total / torch.where(mass == 0, torch.ones_like(mass), mass)
+        return total / _divisor(num_items, total)
+    return total / (max(rows.shape[0], 1) if weight is None else _divisor(weight.sum(), total))
 
 
 def ratio(numerator: Tensor, denominator: Tensor, weight: Tensor | None, how: Ratio) -> Tensor:
-    """1 − Σa/Σb from elementwise a, b [N, ...]."""
-    a, b = torch.broadcast_tensors(numerator, denominator)
+    """1 − Σa/Σb from elementwise a, b of one shape [N, ...]; a row of weight 0 contributes exactly nothing."""
+    a, b = numerator, denominator
     if weight is not None:
         w = weight.reshape(-1, *[1] * (a.dim() - 1))
-        a, b = a * w, b * w
+        a, b = (torch.where(w == 0, torch.zeros_like(part), part) * w for part in (a, b))
     axes = (0,) if how.over == "class" else tuple(range(a.dim()))
-    return (1 - (a.sum(axes) + how.smooth) / (b.sum(axes) + how.smooth)).mean()
+    above, below = a.sum(axes) + how.smooth, b.sum(axes) + how.smooth
+    empty = (above == 0) & (below == 0)
+    lost: Tensor = 1 - above.masked_fill(empty, 1.0) / below.masked_fill(empty, 1.0)
+    return lost.mean()
 
 
-def pairwise(kernel: Kernel, output: Tensor, target: Tensor, weight: Tensor | None, group: Tensor | None) -> Tensor:
-    """Mean of ℓ over ordered pairs; output and target [N, C]; 0 where no pair is ordered."""
+def check_pairwise(kernel: Kernel) -> None:
+    """LossError unless the kernel can be read as ℓ(z_i − z_j)."""
     unknown = kernel.reads - {"z", "t"}
     if unknown:
         raise LossError(f"a pairwise loss reads z (= z_i − z_j) and t only, not {', '.join(sorted(unknown))}.")
-    gap = output[:, None] - output[None]  # [N, N, C]
-    order = target[:, None] - target[None]
+
+
+def pairwise(
+    kernel: Kernel,
+    output: Tensor,
+    target: Tensor,
+    *,
+    weight: Tensor | None = None,
+    group: Tensor | None = None,
+    num_items: Tensor | float | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """Mean of ℓ over ordered pairs; 0 where no pair is ordered.
+
+    Args:
+        output, target: [N, C]. weight: [N], a pair weighs w_i·w_j. group: [N], pairs are taken inside a group.
+        num_items: divisor that replaces the weight of all pairs. reduction: "mean" or "sum".
+    """
+    order = target[:, None] - target[None]  # [N, N, C]
     mask = order > 0
     if group is not None:
         mask = mask & (group[:, None] == group[None])[..., None]
-    values = kernel.value({"z": gap, "t": order}).expand_as(gap)
-    pair_weight = mask.to(values.dtype)
+    if weight is not None:
+        mask = mask & ((weight[:, None] != 0) & (weight[None] != 0))[..., None]
+    # Masked before the kernel, not only after: exp of a gap that does not count may overflow, and 0·∞ is no gradient.
+    gap = (output[:, None] - output[None]).masked_fill(~mask, 0.0)
+    values = torch.as_tensor(kernel.value({"z": gap, "t": order}), dtype=gap.dtype, device=gap.device).expand_as(gap)
+    pair_weight = mask.to(gap.dtype)
     if weight is not None:
         pair_weight = pair_weight * (weight[:, None] * weight[None])[..., None]
-    mass = pair_weight.sum()
-    return torch.where(mask, values, torch.zeros_like(values)).mul(pair_weight).sum() / mass.clamp(min=1e-30)
+    total = torch.where(mask, values, torch.zeros_like(values)).mul(pair_weight).sum()
+    if reduction == "sum":
+        return total
+    return total / _divisor(pair_weight.sum() if num_items is None else num_items, total)
 
 
-def aggregation_from(document: Mapping[str, Any], kernel_from: Any) -> Aggregation:
+def _divisor(items: Tensor | float, like: Tensor) -> Tensor:
+    """What a sum is divided by to become a mean; nothing at all divides by 1, so that an empty batch loses 0."""
+    divisor = torch.as_tensor(items, dtype=like.dtype, device=like.device)
+    return torch.where(divisor == 0, torch.ones_like(divisor), divisor)
+
+
+def aggregation_from(document: object, kernel_from: Callable[[object], Kernel]) -> Aggregation:
     """The inverse of `document`; `kernel_from` rebuilds a kernel from its document."""
+    if not isinstance(document, Mapping):
+        raise LossError(f'the field "aggregation" is {document!r:.60}: an object with a "kind" was expected.')
     kind = document.get("kind")
     if kind == "pointwise":
         return Pointwise()
@@ -124,7 +159,7 @@ def aggregation_from(document: Mapping[str, Any], kernel_from: Any) -> Aggregati
         return Pairwise()
     if kind == "ratio":
         try:
-            return Ratio(kernel_from(document["denominator"]), document["over"], float(document["smooth"]))
+            return Ratio(kernel_from(document["denominator"]), document["over"], number(document, "smooth"))
         except KeyError as missing:
             raise LossError(f"a ratio aggregation needs the field {missing}.") from None
     raise LossError(f"unknown aggregation {kind!r}: pointwise, ratio or pairwise.")

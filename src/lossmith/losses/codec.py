@@ -8,7 +8,7 @@ from typing import Any
 
 from lossmith.errors import LossError
 from lossmith.losses import aggregation as agg
-from lossmith.losses.family import Kernel
+from lossmith.losses.family import Kernel, number
 from lossmith.losses.inputs import Head, head_name
 from lossmith.losses.loss import Loss, LossSet
 from lossmith.records import canonical_json, content_hash
@@ -18,7 +18,16 @@ FAMILIES: dict[str, type[Kernel]] = {}
 
 
 def register(kernel: type[Kernel]) -> type[Kernel]:
-    """Make a loss family known to the codec (a class decorator)."""
+    """Make a loss family known to the codec (a class decorator).
+
+    Raises:
+        LossError: another family has this name; stored losses would be read as the wrong one.
+    """
+    known = FAMILIES.get(kernel.family, kernel)
+    if (known.__module__, known.__qualname__) != (kernel.__module__, kernel.__qualname__):
+        raise LossError(
+            f"a loss family {kernel.family!r} exists already ({known.__qualname__}): give yours another name."
+        )
     FAMILIES[kernel.family] = kernel
     return kernel
 
@@ -66,14 +75,14 @@ def from_json(text: str | Mapping[str, Any], *, head: Head | None = None) -> Los
     if isinstance(text, str):
         try:
             document = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise LossError(f"this is not a loss in JSON: {error}.") from None
     else:
         document = text
     if not isinstance(document, Mapping) or "lossmith" not in document:
         raise LossError('this JSON is not a Lossmith loss: it has no field "lossmith" with the format number.')
     version = document["lossmith"]
-    if not isinstance(version, int) or version < 1:
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
         raise LossError(f"the loss has format {version!r}; this Lossmith reads format {FORMAT}.")
     if version > FORMAT:
         raise LossError(f"the loss has format {version}, this Lossmith reads up to {FORMAT}: upgrade lossmith.")
@@ -81,8 +90,9 @@ def from_json(text: str | Mapping[str, Any], *, head: Head | None = None) -> Los
         members = document["losses"]
         if not isinstance(members, list) or not members:
             raise LossError('the field "losses" must be a list of losses.')
-        loaded = [from_json(member, head=head) for member in members]
-        return LossSet([member for member in loaded if isinstance(member, Loss)])
+        if any(isinstance(member, Mapping) and "losses" in member for member in members):
+            raise LossError('the field "losses" holds a set of losses: a set holds single losses only.')
+        return LossSet([loss for member in members if isinstance(loss := from_json(member, head=head), Loss)])
     return _single(document, head)
 
 
@@ -91,27 +101,33 @@ def _single(document: Mapping[str, Any], head: Head | None) -> Loss:
         stored = document["head"]
         if head is None and stored == "custom":
             raise LossError("the loss was made with a head of your own: pass it again as head=function.")
-        prior = document.get("prior")
+        prior, name = document.get("prior"), document.get("name")
+        if prior is not None and not isinstance(prior, list | tuple):
+            raise LossError(f'the field "prior" is {prior!r:.60}: a list of numbers was expected.')
+        if name is not None and not isinstance(name, str):
+            raise LossError(f'the field "name" is {name!r:.60}: a text was expected.')
         return Loss(
             kernel_from(document["kernel"]),
             head=stored if head is None else head,
             aggregation=agg.aggregation_from(document["aggregation"], kernel_from),
             reduction=document["reduction"],
             outputs=document["outputs"],
-            smoothing=float(document["smoothing"]),
-            prior=None if prior is None else [float(p) for p in prior],
-            name=document.get("name"),
+            smoothing=number(document, "smoothing"),
+            prior=prior,
+            name=name,
         )
     except KeyError as missing:
         raise LossError(f"the loss document lacks the field {missing}.") from None
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise LossError(f"the loss document is malformed: {error}.") from None
 
 
-def kernel_from(document: Mapping[str, Any]) -> Kernel:
+def kernel_from(document: object) -> Kernel:
     """A kernel from its document, by its family's name."""
+    if not isinstance(document, Mapping):
+        raise LossError(f'the kernel of the loss is {document!r:.60}: an object with a "family" was expected.')
     family = document["family"]
-    if family not in FAMILIES:
+    if not isinstance(family, str) or family not in FAMILIES:
         raise LossError(f"unknown loss family {family!r}: this Lossmith has {', '.join(sorted(FAMILIES))}.")
     return FAMILIES[family].from_document(document)
 

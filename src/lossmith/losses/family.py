@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
+from lossmith.errors import LossError
 from lossmith.records import content_hash
 
 if TYPE_CHECKING:
@@ -78,3 +79,16 @@ class Kernel(ABC):
         """Kernels with one key train identically under this setting. By default: only identical ones do."""
         del setting
         return content_hash({"family": self.family, **self.document()})
+
+
+def number(document: Mapping[str, Any], field: str) -> float:
+    """A field of a document that must hold a number.
+
+    Raises:
+        KeyError: it is missing.
+        LossError: it holds something else.
+    """
+    value = document[field]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise LossError(f"the field {field!r} of the loss is {value!r:.60}: a number was expected.")
+    return float(value)

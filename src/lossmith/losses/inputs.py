@@ -1,11 +1,12 @@
 """What an elementwise loss may read, stated once (ALGORITHMS §0).
 
-A loss family computes ℓ elementwise from named inputs, each broadcastable to the shape of the prediction. The heads turn
-the model's output z into the prediction p; logarithms and reciprocals of p are inputs of their own because they can be
-computed from z without overflow, which no expression in p can.
+A loss family computes ℓ elementwise from named inputs, each broadcastable to the shape of the prediction. The heads
+turn the model's output z into the prediction p; logarithms and reciprocals of p are inputs of their own because they
+can be computed from z without overflow, which no expression in p can.
 
-Shapes: output and target [N, C]. Under the `softmax` and `identity` heads inputs are [N, C]. Under the `sigmoid` head every
-output is read as the pair (1−p, p), so inputs are [N, C, 2] and a loss for n classes applies to each pair as n = 2.
+Shapes: output and target [N, C]. Under the `softmax` and `identity` heads inputs are [N, C]. Under the `sigmoid` head
+every output is read as the pair (1−p, p), so inputs are [N, C, 2] and a loss for n classes applies to each pair as
+n = 2.
 """
 
 from __future__ import annotations
@@ -45,12 +46,12 @@ PROTECTION = 1e-7  # the clamp of a logarithm, root or quotient that has no stab
 
 
 def head_name(head: Head) -> str:
-    """The head's name, "custom" for a callable; LossError for an unknown name."""
-    if not isinstance(head, str):
+    """The head's name, "custom" for a callable; LossError for anything else."""
+    if isinstance(head, str) and head in HEADS:
+        return head
+    if not isinstance(head, str) and callable(head):
         return "custom"
-    if head not in HEADS:
-        raise LossError(f"unknown head {head!r}: use one of {', '.join(HEADS)} or a function from output to prediction.")
-    return head
+    raise LossError(f"unknown head {head!r}: use one of {', '.join(HEADS)} or a function from output to prediction.")
 
 
 def compute_inputs(
@@ -73,7 +74,8 @@ def compute_inputs(
         prior: class prior π, [C]; progress: τ; weight: [N].
 
     Raises:
-        LossError: an input is read that was not given or does not exist under this head.
+        LossError: an input is read that was not given or does not exist under this head; a head function that changes
+            the shape; a prior for another number of classes.
     """
     if head == "softmax":
         if output.shape[-1] < 2:
@@ -84,11 +86,14 @@ def compute_inputs(
         logs = _sigmoid_logs(output)
         output = torch.stack((torch.zeros_like(output), output), -1)
     else:
-        logs = {"p": output} if isinstance(head, str) else {"p": head(output)}
-        if not isinstance(head, str) and reads & LOWERED.keys():
+        logs = {"p": output if isinstance(head, str) else head(output)}
+        if logs["p"].shape != output.shape:
+            raise LossError(
+                f"the head function turned outputs of shape {tuple(output.shape)} into {tuple(logs['p'].shape)}: "
+                f"it must return one prediction per output."
+            )
+        if reads & LOWERED.keys():
             logs |= _clamped_logs(logs["p"])
-        elif reads & LOWERED.keys():
-            logs |= _clamped_logs(output)
     return _select(reads, logs, output, target, prior, progress, weight, classes=head != "identity")
 
 
@@ -172,11 +177,15 @@ def _select(
             chosen[name] = _margin(output, target) if name == "m" else _of_target(logs["p"], target)
         elif name == "tau":
             if progress is None:
-                raise LossError("this loss uses training progress τ: call it as loss(output, target, progress=step / steps).")
+                raise LossError(
+                    "this loss uses training progress τ: call it as loss(output, target, progress=step / steps)."
+                )
             chosen[name] = progress
         elif name == "prior":
             if prior is None:
                 raise LossError("this loss uses the class prior: build it with prior=(share of each class, ...).")
+            if prior.shape[-1] != target.shape[-1]:
+                raise LossError(f"the loss has a prior of {prior.shape[-1]} classes, here are {target.shape[-1]}.")
             chosen[name] = prior
         elif name == "w":
             ones = torch.ones((), dtype=output.dtype, device=output.device)
@@ -192,6 +201,8 @@ def _of_target(values: Tensor, target: Tensor) -> Tensor:
 
 
 def _margin(output: Tensor, target: Tensor) -> Tensor:
+    if output.shape[-1] < 2:
+        raise LossError("the margin m compares the target's output with the others; here is only one output.")
     index = target.argmax(-1, keepdim=True)
     rest = output.scatter(-1, index, -torch.inf)
     return output.gather(-1, index) - rest.amax(-1, keepdim=True)  # [..., 1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -9,7 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from lossmith.errors import LossError
-from lossmith.losses.aggregation import Aggregation, Pairwise, Pointwise, Ratio, pairwise, ratio, weighted_mean
+from lossmith.losses.aggregation import (
+    Aggregation,
+    Pairwise,
+    Pointwise,
+    Ratio,
+    check_pairwise,
+    pairwise,
+    ratio,
+    weighted_mean,
+)
 from lossmith.losses.family import Kernel, Setting
 from lossmith.losses.inputs import Head, compute_inputs, head_name
 
@@ -20,18 +30,25 @@ Outputs = Literal["sum", "mean"]
 class Loss(nn.Module):
     """A loss function to be minimised: mean over rows of the sum over outputs of ℓ(p, t) (ALGORITHMS §0).
 
-    It has no parameters and no buffers: its numbers are plain floats, so neither `model.parameters()` nor `model.half()` of
-    a module that holds it can change it. It computes in float32 inside autocast and in float64 where the output is float64.
+    It has no parameters and no buffers: its numbers are plain floats, so neither `model.parameters()` nor
+    `model.half()` of a module that holds it can change it. It computes in float32 inside autocast and for half
+    precision outputs, and in float64 where the output is float64.
 
     Args:
         kernel: the elementwise ℓ.
-        head: "softmax", "sigmoid" (each output is the pair (1−p, p)), "identity", or a function from output to prediction.
+        head: "softmax", "sigmoid" (each output is the pair (1−p, p)), "identity", or a function from output to
+            prediction.
         aggregation: `Pointwise()`, `Ratio(...)` or `Pairwise()`.
-        reduction: over rows: "mean" (Σwℓ/Σw), "sum", or "none" (per row; pointwise only).
-        outputs: over outputs: "sum" (the authors' code) or "mean" (the papers' 1/n). It scales the effective learning rate.
+        reduction: over rows or pairs: "mean" (Σwℓ/Σw) or "sum"; "none" (per row) for pointwise losses only. A ratio is
+            neither: it takes "mean".
+        outputs: over outputs of a pointwise loss: "sum" (the authors' code) or "mean" (the papers' 1/n). It scales the
+            effective learning rate.
         smoothing: label smoothing α: targets become (1−α)t + α/n.
-        prior: class prior π, needed by losses that read it.
-        name: for people; takes no part in equality or hashing.
+        prior: class prior π, a number above 0 per class, needed by losses that read it.
+        name: for people; takes no part in `loss_hash` and `key`.
+
+    Raises:
+        LossError: a setting that does not exist, is out of range, or does not go with the others.
 
     Example:
         >>> import torch, lossmith as lm
@@ -65,9 +82,17 @@ class Loss(nn.Module):
             raise LossError("label smoothing needs class targets; the identity head has none.")
         if reduction == "none" and not isinstance(aggregation, Pointwise):
             raise LossError(f'a {aggregation.kind} loss has no value per row: use reduction="mean".')
+        if reduction == "sum" and isinstance(aggregation, Ratio):
+            raise LossError('a ratio loss is no sum over rows: use reduction="mean".')
+        if isinstance(aggregation, Pairwise):
+            check_pairwise(kernel)
+        if prior is not None and not (prior := tuple(map(float, prior))):
+            raise LossError("prior is empty: give one number above 0 per class.")
+        if prior is not None and not all(0 < share < math.inf for share in prior):
+            raise LossError(f"prior {prior}: every class needs a number above 0, because losses take its logarithm.")
         self.kernel, self.head, self.aggregation = kernel, head, aggregation
-        self.reduction, self.outputs, self.smoothing = reduction, outputs, float(smoothing)
-        self.prior = None if prior is None else tuple(float(p) for p in prior)
+        self.reduction, self.outputs, self.smoothing = reduction, outputs, float(smoothing) + 0.0
+        self.prior = None if prior is None else tuple(prior)
         self.name = name
 
     def forward(
@@ -83,28 +108,45 @@ class Loss(nn.Module):
         """The loss.
 
         Args:
-            output: z, [..., C]; every axis but the last is a row.
-            target: class indices [...], or one-hot, soft or real targets [..., C] (the last axis may be left out where C = 1).
-            weight: weight per row, [...]; a row of weight 0 (padding, masks) contributes nothing, whatever its label.
+            output: z, [..., C]; every index of the axes before the last is a row.
+            target: class indices [...], or one-hot, soft or real targets [..., C] (the last axis may be left out where
+                C = 1).
+            weight: weight per row, [...]; a row of weight 0 (padding, masks) contributes nothing to value and gradient,
+                whatever its label and outputs, NaN and infinity included.
             progress: τ in [0, 1], for losses that use it.
-            num_items: divisor instead of Σw, so that accumulated or distributed batches add up to one mean.
+            num_items: divisor instead of Σw (or of the weight of all pairs), so that accumulated batches add up to one
+                mean. Where gradients are averaged over processes (DDP), give the items of all processes divided by
+                their number. Only with reduction="mean".
             group: group index per row, [...], for pairwise losses.
 
         Returns:
             A scalar, or [...] with reduction="none".
 
         Raises:
-            LossError: shapes that do not fit, labels outside the classes, a needed input that is missing.
+            LossError: shapes that do not fit, labels outside the classes, a needed input that is missing, num_items for
+                a loss that is no mean.
         """
+        if output.dim() < (1 if self.head == "softmax" else 2):
+            raise LossError(
+                f"output of shape {tuple(output.shape)}: expected [..., C], rows first and the outputs last; "
+                f"for one output per row use output[..., None]."
+            )
+        if num_items is not None and (self.reduction != "mean" or isinstance(self.aggregation, Ratio)):
+            what = "ratio" if isinstance(self.aggregation, Ratio) else f'loss with reduction="{self.reduction}"'
+            raise LossError(f"num_items divides a mean; a {what} is none: leave num_items out.")
         with torch.autocast(output.device.type, enabled=False):
             rows = output.shape[:-1]
             z = output.reshape(-1, output.shape[-1]) if output.dim() != 2 else output
             z = z if z.dtype == torch.float64 else z.float()  # [N, C]
             w = None if weight is None else self._per_row(weight, rows, "weight").to(z.dtype)
             t = self._encode(z, target, rows, w)
+            if w is not None:
+                # What is not computed from cannot put its NaN into the gradient: 0 · NaN is NaN.
+                unused = (w == 0)[:, None]
+                z, t = z.masked_fill(unused, 0.0), t.masked_fill(unused, 0.0)
             if isinstance(self.aggregation, Pairwise):
-                pairs = pairwise(self.kernel, z, t, w, None if group is None else self._per_row(group, rows, "group"))
-                return pairs
+                g = None if group is None else self._per_row(group, rows, "group")
+                return pairwise(self.kernel, z, t, weight=w, group=g, num_items=num_items, reduction=self.reduction)
             reads = self.kernel.reads
             if isinstance(self.aggregation, Ratio):
                 reads = reads | self.aggregation.denominator.reads
@@ -126,6 +168,9 @@ class Loss(nn.Module):
         from lossmith.losses.codec import to_document
         from lossmith.records import content_hash
 
+        if not isinstance(self.aggregation, Pointwise):
+            # What cannot matter in a sum over outputs of ℓ(p, t) can in a ratio of sums and in ℓ(z_i − z_j).
+            return content_hash({k: v for k, v in to_document(self).items() if k != "name"})
         rest = {k: v for k, v in to_document(self).items() if k not in ("kernel", "name")}
         return content_hash({**rest, "key": self.kernel.key(self.setting(classes, hard_targets=hard_targets))})
 
@@ -133,9 +178,14 @@ class Loss(nn.Module):
         return str(self)
 
     def __str__(self) -> str:
+        formula = self.name or str(self.kernel)
+        if isinstance(self.aggregation, Ratio):
+            formula = f"1 - sum({self.kernel})/sum({self.aggregation.denominator})" if self.name is None else self.name
+        elif isinstance(self.aggregation, Pairwise):
+            formula = f"pairwise({formula})"
         smoothing = f", smoothing={self.smoothing:g}" if self.smoothing else ""
         outputs = ", outputs=mean" if self.outputs == "mean" else ""
-        return f"{self.name or self.kernel}{smoothing}{outputs}"
+        return f"{formula}{smoothing}{outputs}"
 
     def __repr__(self) -> str:
         return f"Loss({self}, head={head_name(self.head)})"
@@ -174,7 +224,11 @@ class Loss(nn.Module):
 
 
 class LossSet(nn.Module):
-    """Several losses of one genome: the first is called, the others are taken by index (auxiliary heads, mixed labels)."""
+    """Several losses of one genome: the first is called, the others are taken by index (auxiliary heads, mixed labels).
+
+    Raises:
+        LossError: no loss at all.
+    """
 
     def __init__(self, losses: Sequence[Loss]) -> None:
         super().__init__()
@@ -207,6 +261,11 @@ class LossSet(nn.Module):
 
 
 def _check_labels(labels: Tensor, classes: int, weight: Tensor | None) -> None:
+    if not labels.numel():
+        return
+    low, high = labels.aminmax()  # one pass: this is done at every step
+    if low >= 0 and high < classes:
+        return
     wrong = (labels < 0) | (labels >= classes)
     if weight is not None:
         wrong = wrong & (weight != 0)

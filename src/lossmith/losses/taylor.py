@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, reduce
 from typing import Any, ClassVar, TypeAlias
 
@@ -35,7 +35,7 @@ SYMBOLS = {"target": "t", "prediction": "p", "logits": "z", "residual": "r", "pr
 PREDICTION_LIKE = frozenset({"prediction", "logits", "residual"})
 _NESTING = ("prediction", "logits", "residual", "target", "progress")  # outermost first in Horner's scheme
 
-Number_: TypeAlias = float | Tensor
+Scalar: TypeAlias = float | Tensor
 Plan: TypeAlias = "int | tuple[Plan | None, ...]"
 
 
@@ -77,6 +77,10 @@ class Taylor(Kernel):
         order: k >= 1.
         variables: distinct names out of target, prediction, logits, residual, progress.
 
+    Attributes:
+        terms: exponents per variable of each coefficient, in genome order.
+        plan: the order of evaluation (see `_plan`).
+
     Raises:
         LossError: a genome of the wrong length or with a number that is not finite; an impossible order or variable.
 
@@ -89,6 +93,8 @@ class Taylor(Kernel):
     genome: tuple[float, ...]
     order: int = 3
     variables: tuple[str, ...] = ("target", "prediction")
+    terms: tuple[Exponents, ...] = field(init=False, repr=False, compare=False)
+    plan: Plan = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         order, variables = checked_shape(self.order, self.variables)
@@ -107,11 +113,9 @@ class Taylor(Kernel):
                 raise LossError(f"taylor genome[{i}] = {number}: every number must be finite.")
         object.__setattr__(self, "genome", genome)
         object.__setattr__(self, "variables", variables)
-
-    @property
-    def terms(self) -> tuple[Exponents, ...]:
-        """Exponents per variable of each coefficient, in genome order."""
-        return kept_terms(self.order, self.variables)
+        # Kept here because torch.compile cannot look into the caches that make them.
+        object.__setattr__(self, "terms", kept_terms(order, variables))
+        object.__setattr__(self, "plan", _plan(order, variables))
 
     @property
     def coefficients(self) -> tuple[float, ...]:
@@ -142,11 +146,11 @@ class Taylor(Kernel):
             [N, C], or [P, N, C].
         """
         count = len(self.terms)
-        genome: Sequence[Number_] = self.genome if phi is None else _unpacked(phi, len(self.genome))
+        genome: Sequence[Scalar] = self.genome if phi is None else _unpacked(phi, len(self.genome))
         inputs = dict(zip(self.variables, genome[count:], strict=True))
         names = [name for name in _NESTING if name in inputs]
         centred = [x[SYMBOLS[name]] - inputs[name] for name in names]
-        value = _horner(_plan(self.order, self.variables), centred, _minimised(genome[:count]))
+        value = _horner(self.plan, centred, _minimised(genome[:count]))
         assert isinstance(value, Tensor)
         return value
 
@@ -180,13 +184,13 @@ class Taylor(Kernel):
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Taylor:
-        for field in ("order", "variables", "genome"):
-            if field not in document:
-                raise LossError(f"the taylor loss lacks the field {field!r}.")
+        for name in ("order", "variables", "genome"):
+            if name not in document:
+                raise LossError(f"the taylor loss lacks the field {name!r}.")
         genome, variables = document["genome"], document["variables"]
-        for field, value in (("genome", genome), ("variables", variables)):
+        for name, value in (("genome", genome), ("variables", variables)):
             if not isinstance(value, list | tuple):
-                raise LossError(f"taylor {field} = {value!r}: a list was expected.")
+                raise LossError(f"taylor {name} = {value!r}: a list was expected.")
         if not all(isinstance(g, int | float) and not isinstance(g, bool) for g in genome):
             raise LossError(f"taylor genome = {genome!r}: a list of numbers was expected.")
         return cls(tuple(genome), document["order"], tuple(variables))
@@ -227,11 +231,11 @@ def expanded(genome: Sequence[float], order: int, variables: tuple[str, ...], he
     return total
 
 
-def _minimised(coefficients: Sequence[Number_]) -> list[Number_]:
+def _minimised(coefficients: Sequence[Scalar]) -> list[Scalar]:
     return [-c for c in coefficients]  # f is maximised agreement, a loss is minimised: the one place of the minus sign
 
 
-def _unpacked(phi: Sequence[float] | Tensor, size: int) -> list[Number_]:
+def _unpacked(phi: Sequence[float] | Tensor, size: int) -> list[Scalar]:
     """φ as a list along its last axis; a batch of genomes [P, K] becomes tensors [P, 1, 1], to meet inputs [N, C]."""
     length = phi.shape[-1] if isinstance(phi, Tensor) else len(phi)
     if length != size:
@@ -263,11 +267,11 @@ def _nested(terms: list[tuple[Exponents, int]]) -> Plan:
     return tuple(groups)
 
 
-def _horner(plan: Plan, centred: Sequence[Number_], coefficients: Sequence[Number_]) -> Number_:
+def _horner(plan: Plan, centred: Sequence[Scalar], coefficients: Sequence[Scalar]) -> Scalar:
     if isinstance(plan, int):
         return coefficients[plan]
     u = centred[0]
-    total: Number_ | None = None
+    total: Scalar | None = None
     for group in reversed(plan):
         if total is not None:
             total = total * u

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lossmith.errors import TaskError
 from lossmith.rng import stream
 
 
@@ -20,7 +21,12 @@ def batch_indices(rows: Tensor, batch_size: int, *, seed: int) -> Iterator[Tenso
 
     Yields:
         Index tensors [batch_size].
+
+    Raises:
+        TaskError: no rows.
     """
+    if not rows.numel():
+        raise TaskError("there are no training rows: give the task at least one.")
     generator = stream(seed, "batches")
     pool = rows.numpy()
     left = np.empty(0, dtype=pool.dtype)
@@ -32,5 +38,5 @@ def batch_indices(rows: Tensor, batch_size: int, *, seed: int) -> Iterator[Tenso
             size += pool.size
         drawn = torch.from_numpy(np.concatenate(parts))
         whole = drawn.numel() // batch_size * batch_size
-        yield from drawn[:whole].split(batch_size)
+        yield from drawn[:whole].reshape(-1, batch_size)
         left = drawn[whole:].numpy()

@@ -1,8 +1,8 @@
 """One training run on the sequential path: a base model, a loss, a seed, a number of steps.
 
 The loop is tuned for small networks on a CPU: batches are one gather from in-memory tensors at pre-drawn indices, the
-optimiser step is fused, and nothing is measured that was not asked for. It never raises for a loss that fails: that is a
-`Status`.
+optimiser step is fused, and nothing is measured that was not asked for. A loss whose training breaks down is a
+`Status`, not an exception.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Training:
         data_fraction: share of the training rows used.
         splits: where the metric is measured at the end.
         curve: at how many equally spaced points it is also measured on the first of `splits`.
-        chance: (step, metric value) — from this step on a model that is not better than the value by two standard errors
-            on the fitness split is stopped.
+        chance: (step, metric value): a model that at this step is not better than the value by two standard errors on
+            the fitness split is stopped.
         threads, channels_last: from the evaluation plan.
     """
 
@@ -85,6 +85,9 @@ def _train(
     recipe = task.recipe
     optimizer = recipe.make_optimizer([p for p in model.parameters() if p.requires_grad], how.lr_scale)
     base_lr = recipe.base_lr * how.lr_scale
+    lr = start = base_lr * recipe.schedule(0.0)
+    # Groups with learning rates of their own keep their ratio to the recipe's.
+    shares = [group["lr"] / start if start else 1.0 for group in optimizer.param_groups]
     data = task.data["train"]
     indices = batch_indices(task.train_rows(how.data_fraction, how.seed), recipe.batch_size, seed=how.seed)
     losses = tuple(loss) if isinstance(loss, LossSet) else (loss,)
@@ -92,7 +95,6 @@ def _train(
     measured = set(_points(how.steps, how.curve))
     curve: list[tuple[int, float]] = []
     suspect = torch.zeros((), device=task.device)
-    lr = base_lr * recipe.schedule(0.0)
     # A fraction of the data is a small copy of the whole training: its schedule is run to the end (DESIGN §4).
     horizon = task.steps if how.data_fraction == 1 else how.steps
     model.train()
@@ -101,23 +103,26 @@ def _train(
         now = base_lr * recipe.schedule(tau)
         if now != lr:
             lr = now
-            for group in optimizer.param_groups:
-                group["lr"] = lr
+            for group, share in zip(optimizer.param_groups, shares, strict=True):
+                group["lr"] = lr * share
         terms = terms_of(task, model, arranged(data.batch(index), how.channels_last))
         value = _sum_of_losses(losses, terms, tau)
         optimizer.zero_grad(set_to_none=True)
-        value.backward()
+        value.backward()  # type: ignore[no-untyped-call]
         if recipe.grad_clip is not None:
             nn.utils.clip_grad_norm_(model.parameters(), recipe.grad_clip)
         optimizer.step()
         done = step + 1
         if on_gpu:
             suspect = suspect + (value.detach() * 0)  # NaN sticks to a sum, so one look covers many steps
-            bad = done % FINITE_EVERY_ON_GPU == 0 and not math.isfinite(suspect.item())
+            look = done % FINITE_EVERY_ON_GPU == 0 or done == how.steps
+            bad = look and not math.isfinite(suspect.item())
         else:
             bad = not math.isfinite(value.item())
         if bad:
-            return Trained(Status("diverged", "", f"training loss became non-finite at step {done}"), done, model=model)
+            when = f"{'by' if on_gpu else 'at'} step {done}"
+            status = Status("diverged", "", f"training loss became non-finite {when}")
+            return Trained(status, done, curve=tuple(curve), model=model)
         if how.chance is not None and done == how.chance[0]:
             status = _at_chance(task, model, how, done)
             if not status.ok:
@@ -125,7 +130,7 @@ def _train(
         if done in measured:
             value_now, status = _measure(task, model, how.splits[0], how)
             if not status.ok:
-                return Trained(status, done, model=model)
+                return Trained(status, done, curve=tuple(curve), model=model)
             curve.append((done, value_now))
         if on_step is not None:
             on_step(done)
@@ -136,7 +141,7 @@ def _train(
             continue
         metrics[split], status = _measure(task, model, split, how)
         if not status.ok:
-            return Trained(status, how.steps, model=model)
+            return Trained(status, how.steps, curve=tuple(curve), model=model)
     return Trained(OK, how.steps, metrics, tuple(curve), model)
 
 
@@ -154,7 +159,7 @@ def _points(steps: int, count: int) -> list[int]:
     return [round(steps * (i + 1) / count) for i in range(count)]
 
 
-def _measure(task: Task, model: nn.Module, split: str, how: Training) -> tuple[float, Status]:
+def _measure(task: Task, model: nn.Module, split: Split, how: Training) -> tuple[float, Status]:
     seen = predict(task, model, split, channels_last=how.channels_last)
     if not seen.finite:
         return math.nan, Status("diverged", "", f"the model's outputs on {split} are non-finite")
@@ -171,7 +176,10 @@ def _at_chance(task: Task, model: nn.Module, how: Training, step: int) -> Status
         return Status("diverged", "", f"the model's outputs became non-finite by step {step}")
     value, error = task.metric.value_and_error(seen.output, seen.target, seen.weight, head=task.head)
     metric = task.metric
-    if metric.fitness(value) < metric.fitness(how.chance[1]) - 2 * error:
+    if not math.isfinite(value):
+        return Status("diverged", "", f"{metric.name} on fitness is {value} at step {step}")
+    # Without a standard error (one row, say) nothing can be said: the training goes on.
+    if not math.isfinite(error) or metric.fitness(value) < metric.fitness(how.chance[1]) - 2 * error:
         return OK
     return Status(
         "at_chance",

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lossmith.records import Split
+from lossmith.rng import torch_global_scope
 from lossmith.tasks import Task, Terms
 from lossmith.tasks.terms import as_terms
 
@@ -23,7 +25,9 @@ class Predictions:
 
     @property
     def finite(self) -> bool:
-        return bool(torch.isfinite(self.output).all())
+        """Whether every output that counts is finite; a masked position may hold anything."""
+        output = self.output if self.weight is None else self.output[self.weight != 0]
+        return bool(torch.isfinite(output).all())
 
 
 def terms_of(task: Task, model: nn.Module, batch: object) -> tuple[Terms, ...]:
@@ -31,24 +35,31 @@ def terms_of(task: Task, model: nn.Module, batch: object) -> tuple[Terms, ...]:
     return as_terms(task.forward(model, batch))
 
 
-def predict(task: Task, model: nn.Module, split: str, *, channels_last: bool = False) -> Predictions:
-    """Outputs on every row of `split` in evaluation mode."""
+def predict(task: Task, model: nn.Module, split: Split, *, channels_last: bool = False) -> Predictions:
+    """Outputs on every row of `split` in evaluation mode.
+
+    Draws (a random augmentation, say) come from a stream of the split's own: looking at a model never changes how its
+    training goes on.
+    """
     data = task.data[split]
     outputs: list[Tensor] = []
     targets: list[Tensor] = []
     weights: list[Tensor | None] = []
     training = model.training
     model.eval()
-    with torch.inference_mode():
-        for index in torch.arange(len(data)).split(CHUNK):
+    # No inference_mode: what a model caches during it (a table of positions) could not be trained with afterwards.
+    with torch_global_scope(0, "predict", split, device=task.device), torch.no_grad():
+        for start in range(0, len(data), CHUNK):
+            index = torch.arange(start, min(start + CHUNK, len(data)))
             terms = terms_of(task, model, arranged(data.batch(index), channels_last))[0]
             outputs.append(terms.output.reshape(-1, terms.output.shape[-1]))
             classes = terms.target.shape == terms.output.shape[:-1]
             targets.append(terms.target.reshape(-1) if classes else terms.target.reshape(outputs[-1].shape))
             weights.append(None if terms.weight is None else terms.weight.reshape(-1))
     model.train(training)
-    known = [w for w in weights if w is not None]
-    weight = torch.cat(known) if len(known) == len(weights) else None
+    weight = None
+    if any(w is not None for w in weights):  # a batch without weights counts each of its rows once
+        weight = torch.cat([o.new_ones(len(o)) if w is None else w for w, o in zip(weights, outputs, strict=True)])
     return Predictions(torch.cat(outputs), torch.cat(targets), weight)
 
 

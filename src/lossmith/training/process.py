@@ -15,13 +15,19 @@ def compute_scope(threads: int) -> Iterator[None]:
     The thread count is part of the evaluation plan because sums are split by it: the same count gives the same bits. A
     matrix product on denormals is two orders of magnitude slower than on ordinary numbers (DESIGN §4).
     """
-    before = torch.get_num_threads()
+    before, flushed = torch.get_num_threads(), _flushes_denormals()
     if before != threads:
         torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
     try:
         yield
     finally:
-        torch.set_flush_denormal(False)
+        torch.set_flush_denormal(flushed)
         if before != threads:
             torch.set_num_threads(before)
+
+
+def _flushes_denormals() -> bool:
+    """Whether this thread flushes denormals to zero; torch can set it but not tell it."""
+    smallest_normal = torch.full((1,), torch.finfo(torch.float32).tiny)
+    return (smallest_normal / 2).item() == 0.0

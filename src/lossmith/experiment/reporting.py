@@ -1,0 +1,169 @@
+"""What a report shows of a run, gathered from the run folder alone: neither the task nor its data is needed."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+
+from lossmith.analysis import History, LossCurve, ReportData, Scored, history, loss_curve, wording
+from lossmith.errors import LossError, UsageError
+from lossmith.experiment.run import Best, Run
+from lossmith.losses import Loss, LossSet, loss
+from lossmith.losses.export import export
+from lossmith.losses.learning_rule import attracts_zero_error, null_epoch
+
+Facts = tuple[tuple[str, str], ...]
+
+
+def report_data(run: Run) -> ReportData:
+    """Everything the report of a run says; what it does not have yet is named on the page.
+
+    Args:
+        run: of any kind, finished or not.
+    """
+    path = run.path
+    best = _best(run)
+    found = None if best is None else _single(best.loss)
+    curve, note = _curve(run, found)
+    return ReportData(
+        title=f"{run.row.method or run.kind} on {run.row.task}",
+        task=run.row.task,
+        method=run.row.method,
+        when=f"{run.row.created_at[:16].replace('T', ' ')} UTC",
+        machine=_machine(run),
+        run=path,
+        facts=_facts(run),
+        verdict=run.verdict,
+        selection_bias=run.selection_bias,
+        loss_name="" if found is None else found.name or "",
+        loss_text="" if found is None else _exported(found, "text"),
+        loss_latex="" if found is None else _exported(found, "latex"),
+        loss_torch="" if found is None else _exported(found, "torch"),
+        loss_facts=() if best is None or found is None else _loss_facts(run, best, found),
+        curve=curve,
+        curve_note=note,
+        history=_history(run),
+        spec=run.spec.to_toml(),
+        commands=_commands(run),
+        evaluate_command=f"lossmith evaluate {path} --seeds 10",
+        search_command=f"lossmith search --method taylorglo --task {run.row.task}",
+    )
+
+
+def _best(run: Run) -> Best | None:
+    """The loss found, or None for a comparison and for a run that has found nothing."""
+    if run.kind == "compare":
+        return None
+    try:
+        return run.best
+    except UsageError:  # nothing yet, or under a head that only Python can bring back
+        return None
+
+
+def _single(found: Loss | LossSet) -> Loss:
+    return found[0] if isinstance(found, LossSet) else found
+
+
+def _exported(found: Loss, form: str) -> str:
+    """A form of the loss, or nothing where it has none."""
+    try:
+        return str(found.kernel.expression() if form == "text" else "") or export(found, form)
+    except LossError:
+        return ""
+
+
+def _machine(run: Run) -> str:
+    versions = run.spec.versions
+    parts = [f"{name} {versions[name]}" for name in ("python", "torch") if name in versions]
+    hosts = dict.fromkeys(session.host for session in run.row.attempts)
+    device = str(run.spec.plan.get("device", ""))
+    return ", ".join(part for part in (device, *parts, *hosts) if part) or platform.machine()
+
+
+def _facts(run: Run) -> Facts:
+    search = run.spec.search
+    rows = [("seed", str(run.row.seed)), ("state", run.row.state)]
+    if search is not None:
+        told = sum(generation.told for generation in run.generations)
+        effort = f"{search.budget:.3g} of the full training's {search.fidelity}"
+        if run.spec.task.steps:
+            effort += f" ({round(search.budget * run.spec.task.steps):,} of {run.spec.task.steps:,})"
+        rows += [("generations", f"{told} of {search.generations}"), ("effort per candidate", effort)]
+        rows += [("training steps spent", f"{run.training_steps:,}")]
+    if run.test_touches:
+        rows.append(("test split touched", wording.count(run.test_touches, "time")))
+    return tuple(rows)
+
+
+def _loss_facts(run: Run, best: Best, found: Loss) -> Facts:
+    name, _ = run.metric
+    rows = [
+        ("candidate", best.position),
+        (f"{wording.readable(name)} on {best.chosen_on}", wording.number(best.value, 4)),
+        ("learning rate", "the recipe's own" if best.lr_scale == 1 else f"the recipe's × {best.lr_scale:.4g}"),
+    ]
+    if best.budget < 1:
+        rows.append(("early stopping", f"at {best.budget:.0%} of the full training"))
+    if found.smoothing:
+        rows.append(("label smoothing", wording.margin(found.smoothing)))
+    classes = _classes(run)
+    if found.head == "softmax" and classes is not None:
+        rows += _learning_rule(found, classes)
+    return tuple(rows)
+
+
+def _learning_rule(found: Loss, classes: int) -> list[tuple[str, str]]:
+    """How it pulls before training, and whether it still does when training is nearly done."""
+    try:
+        at_target, elsewhere = null_epoch(found, classes)
+        attracted = attracts_zero_error(found, classes)
+    except LossError:
+        return []
+    if not (math.isfinite(at_target) and math.isfinite(elsewhere)):
+        return []
+    pulls = f"{at_target:.4g} at the target, {elsewhere:.4g} elsewhere, while every prediction is 1/{classes}"
+    ending = "goes on pulling" if attracted else "stops pulling before the prediction is certain, which regularises"
+    return [("pull before training", pulls), ("near zero training error", ending)]
+
+
+def _classes(run: Run) -> int | None:
+    """Number of outputs, where the fingerprint knows it."""
+    fingerprint = run.row.fingerprint
+    outputs = fingerprint.get("outputs") or dict(fingerprint.get("model") or {}).get("outputs")
+    return int(outputs) if outputs else None
+
+
+def _curve(run: Run, found: Loss | None) -> tuple[LossCurve | None, str]:
+    """The loss next to the task loss, or why there is no picture."""
+    if found is None:
+        return None, ""
+    classes = _classes(run)
+    if classes is None:
+        return None, "the number of outputs is not known of a task that trains by itself"
+    try:
+        return loss_curve(found, loss(str(run.row.fingerprint["controls"][0]), head=found.head), classes=classes), ""
+    except LossError as error:
+        return None, str(error).rstrip(".")
+
+
+def _history(run: Run) -> History | None:
+    name, direction = run.metric
+    sign = 1.0 if direction == "min" else -1.0
+    told = {generation.number for generation in run.generations if generation.told}
+    rows = [
+        Scored(row.generation, str(row.candidate.status), None if row.fitness is None else sign * row.fitness)
+        for row in run.candidates
+        if row.generation in told
+    ]
+    return history(rows, metric=name, direction=direction) if rows else None  # type: ignore[arg-type]
+
+
+def _commands(run: Run) -> tuple[str, ...]:
+    """What makes the run again: its stored spec for a search, resuming for what has no file of its own."""
+    spec = os.path.join(run.path, "spec.toml")
+    if run.kind == "search" and run.spec.task.reference is not None:
+        return (f"lossmith search {spec} --run runs/again", "lossmith evaluate runs/again --seeds 10")
+    if run.kind == "shelf" and run.spec.task.reference is not None:
+        return (f"lossmith shelf --task {run.spec.task.reference} --seed {run.row.seed} --run runs/again",)
+    return ()

@@ -1,0 +1,78 @@
+"""The small search that the tests of resuming kill: as a module for tests in this process, as a program for SIGKILL.
+
+    python searched.py FOLDER [WORKERS] [FAULT]
+
+FAULT is "ask", "evaluate", "record", "tell" or "checkpoint": the process raises there, once, in the second generation.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import lossmith as lm
+from lossmith.experiment.run import Run
+from lossmith.store import fault_injection
+
+GENERATIONS = 5
+
+
+class InjectedFault(Exception):
+    """Raised where a test wants a process to fail."""
+
+
+def begin_or_resume(folder: Path, workers: int = 0) -> Run:
+    """Run the search in `folder` to its end, from wherever it stands."""
+    if (folder / "lossmith.db").exists():
+        found = lm.resume(folder, workers=workers)
+        assert isinstance(found, Run)
+        return found
+    method = lm.TaylorGLO(population=5)
+    task = lm.task("digits/mlp@noise=0.4", steps=200)
+    return lm.search(
+        method, task, generations=GENERATIONS, partial=20, path=folder, workers=workers, finalists=2, finalist_seeds=2
+    )
+
+
+def inject(fault: str) -> None:
+    """Make this process fail once at a point of the second generation."""
+    if fault in ("record", "tell", "checkpoint"):
+        seen = {"count": 0}
+
+        def hook(name: str, moment: str) -> None:
+            if name == fault and moment == "before":
+                seen["count"] += 1
+                if seen["count"] == (7 if fault == "record" else 2):
+                    raise InjectedFault(fault)
+
+        fault_injection(hook).__enter__()
+    elif fault == "ask":
+        from lossmith.search import TaylorGLO
+
+        original = TaylorGLO.ask
+
+        def ask(self, state):  # type: ignore[no-untyped-def]
+            if state.generation == 1:
+                raise InjectedFault(fault)
+            return original(self, state)
+
+        TaylorGLO.ask = ask  # type: ignore[method-assign]
+    else:
+        from lossmith.evaluation import executors
+
+        calls = {"count": 0}
+        evaluate_chunk = executors.evaluate_chunk
+
+        def failing(task, requests, plan):  # type: ignore[no-untyped-def]
+            calls["count"] += 1
+            if calls["count"] == 7:
+                raise InjectedFault(fault)
+            return evaluate_chunk(task, requests, plan)
+
+        executors.evaluate_chunk = failing
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 3:
+        inject(sys.argv[3])
+    begin_or_resume(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0)

@@ -1,0 +1,79 @@
+"""Methods by name, their settings, and what is said about wrong ones."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lossmith.errors import SpecError, UnknownNameError
+from lossmith.search import METHODS, RandomSearch, TaylorGLO, method
+
+
+def test_every_method_explains_itself() -> None:
+    assert set(METHODS) == {"random", "taylorglo"}
+    for name, cls in METHODS.items():
+        assert cls.name == name
+        assert cls.summary
+        infos = cls.describe()
+        assert {info.name for info in infos} == set(method(name).settings())
+        assert all(info.meaning and info.range for info in infos)
+        assert {info.name: info.default for info in infos} == {
+            info.name: getattr(method(name), info.name) for info in infos
+        }
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_settings_rebuild_the_method(name: str) -> None:
+    m = method(name, order=4, variables=["prediction", "residual"], population=7, sigma=1)
+    assert method(name, **json.loads(json.dumps(m.settings()))) == m
+    assert hash(m) == hash(method(name, **m.settings()))
+    assert m.settings()["variables"] == ["prediction", "residual"]
+    assert method(name, variables="prediction, residual") == method(name, variables=("prediction", "residual"))
+
+
+def test_classes_take_the_same_settings() -> None:
+    assert TaylorGLO(order=4) == method("taylorglo", order=4)
+    assert RandomSearch() == method("random")
+    assert TaylorGLO().settings() == {  # ALGORITHMS §2: population 20, σ 1.2, order 3
+        "population": 20,
+        "sigma": 1.2,
+        "order": 3,
+        "variables": ["target", "prediction"],
+        "invariant": "exact",
+        "losses": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"population": 0}, r"taylorglo.population = 0: a whole number from 1 to 10000 was expected"),
+        ({"population": 2.0}, r"taylorglo.population = 2.0: a whole number"),
+        ({"population": True}, r"taylorglo.population = True: a whole number"),
+        ({"sigma": 0}, r"taylorglo.sigma = 0: a number above 0, up to 100 was expected"),
+        ({"sigma": float("nan")}, r"taylorglo.sigma = nan: a number above 0"),
+        ({"sigma": "big"}, r"taylorglo.sigma = 'big': a number above 0"),
+        ({"order": 1}, r"taylorglo.order = 1: a whole number from 2 to 9"),
+        ({"order": 10}, r"taylorglo.order = 10: a whole number from 2 to 9"),
+        ({"variables": ["targte"]}, r"taylorglo.variables = \['targte'\]: distinct names out of target, prediction"),
+        ({"variables": 3}, r"taylorglo.variables = 3: distinct names"),
+        ({"variables": []}, r"taylorglo.variables = \[\]: distinct names"),
+        ({"variables": ["target", "progress"]}, r"prediction, logits or residual is needed"),
+        ({"variables": ["prediction"]}, r"target or residual is needed"),
+        ({"invariant": "strict"}, r"taylorglo.invariant = 'strict': one of paper, exact, off was expected"),
+        ({"losses": 0}, r"taylorglo.losses = 0: a whole number from 1 to 8"),
+        ({"populatoin": 3}, r"taylorglo has no setting 'populatoin': did you mean 'population'.* `lossmith methods`"),
+        ({"xyz": 3}, r"taylorglo has no setting 'xyz': it has population, sigma, order"),
+    ],
+)
+def test_wrong_settings_name_field_value_and_range(settings: dict[str, object], sentence: str) -> None:
+    with pytest.raises(SpecError, match=sentence):
+        method("taylorglo", **settings)
+
+
+def test_unknown_methods_name_the_nearest() -> None:
+    with pytest.raises(
+        UnknownNameError, match=r"unknown method 'taylorgol': did you mean 'taylorglo'.*lossmith methods"
+    ):
+        method("taylorgol")
