@@ -53,8 +53,8 @@ def losses(json: Json = False) -> None:
         put(console, Padding(Text(entry.reference, style="dim"), (0, 0, 0, 4)))
     console.print(
         "\nFormulas are of one output, to be minimised: t target, p prediction, n number of outputs. Expressions work "
-        "wherever a loss is named; they may also read z output, r residual p − t, m margin, p_t prediction of the target "
-        "class, prior, tau progress.\n"
+        "wherever a loss is named; they may also read z output, r residual p − t, m margin, p_t prediction of the "
+        "target class, prior, tau progress.\n"
     )
     print_commands(console, [('lossmith export "focal(gamma=3)" --to torch', "one of them as PyTorch")])
 

@@ -152,12 +152,12 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _nearest(name: str, known: Mapping[str, set[str]], place: str) -> str:
-    near = difflib.get_close_matches(name, known[place], n=1)
-    if near:
-        return f": did you mean {near[0]!r}?"
     elsewhere = [other for other, names in known.items() if name in names and other != place]
     if elsewhere:
         return f": it belongs into [{elsewhere[0]}]." if elsewhere[0] else ": it belongs above the first table."
+    near = difflib.get_close_matches(name, known[place], n=1)
+    if near:
+        return f": did you mean {near[0]!r}?"
     return f": known are {', '.join(sorted(known[place]))}."
 
 

@@ -31,9 +31,7 @@ Example:
 def export(
     loss: Annotated[str, typer.Argument(metavar="RUN|LOSS", help="What is handed over.", show_default=False)],
     to: Annotated[str, typer.Option("--to", help="torch (needs no Lossmith), latex, or json.")] = "torch",
-    out: Annotated[
-        Path | None, typer.Option("--out", help="File to write.", show_default="standard output")  # type: ignore[arg-type]
-    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="File to write.", show_default="standard output")] = None,
     head: Annotated[
         str, typer.Option("--head", help="softmax, sigmoid or identity, for a loss that is not a run's.")
     ] = "softmax",
@@ -58,9 +56,7 @@ def export(
 
 def report(
     path: RunArgument,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="File to write.", show_default="RUN/report.html")  # type: ignore[arg-type]
-    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="File to write.", show_default="RUN/report.html")] = None,
 ) -> None:
     """One page that needs nothing but a browser: verdict, loss, curve, history, how to reproduce it."""
     from lossmith.analysis import write_report

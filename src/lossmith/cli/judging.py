@@ -39,8 +39,8 @@ Examples:
 def evaluate(asked: EvaluateOptions) -> None:
     """Is this loss really better? A verdict on the test split: better, worse, no worse, or not shown.
 
-    A run's best loss has to beat the task loss, both also with tuned learning rate, and the shelf; any other loss, and a
-    run's on another task (transfer), the task loss with and without tuning.
+    A run's best loss has to beat the task loss, both also with tuned learning rate, and the shelf; any other loss, and
+    a run's on another task (transfer), the task loss with and without tuning.
     """
     from lossmith.experiment import Run
     from lossmith.experiment.api import is_run

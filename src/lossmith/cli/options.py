@@ -48,9 +48,7 @@ def _option(name: str, panel: str, metavar: str, help: str, default: str | None 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.", show_default=False)]
 Workers = Annotated[
     int | None,
-    _option(
-        "--workers", _MACHINE, "N", "Worker processes; 0 trains in this one. No result depends on it.", "all cores"
-    ),
+    _option("--workers", _MACHINE, "N", "Processes; 0 trains in this one. No result depends on it.", "all cores"),
 ]
 DataDir = Annotated[Path | None, _option("--data-dir", _TASK, "DIR", "Where data files are.", "$LOSSMITH_DATA")]
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]
@@ -66,7 +64,7 @@ class TaskOptions:
             "--task",
             _TASK,
             "TASK",
-            "A task (`lossmith tasks`), perhaps with modifiers, or your package.module:function.",
+            "One of `lossmith tasks`, or your own package.module:function.",
         ),
     ] = None
     steps: Annotated[int | None, _option("--steps", _TASK, "N", "Steps of the full training.", "the task's own")] = None
@@ -103,7 +101,7 @@ class Finalists:
             "--partial",
             _EFFORT,
             "SHARE|N",
-            "Training per candidate: a share up to 1, or steps.",
+            "Training per candidate: share or steps.",
             "the task's own, else 0.1",
         ),
     ] = None
@@ -187,7 +185,7 @@ class ResumeOptions:
     path: RunArgument
     task: Annotated[
         str | None,
-        _option("--task", _TASK, "TASK", "The task, where the run cannot name it (your package.module:function)."),
+        _option("--task", _TASK, "TASK", "Your package.module:function, where the run does not know it."),
     ] = None
     data_dir: DataDir = None
     workers: Workers = None
@@ -199,9 +197,7 @@ class Judging:
     """How a verdict is made."""
 
     seeds: Annotated[int, _option("--seeds", _JUDGE, "N", "Full trainings of each loss.", "10")] = 10
-    tune_seeds: Annotated[
-        int, _option("--tune-seeds", _JUDGE, "N", "Trainings per learning rate when tuning.", "2")
-    ] = 2
+    tune_seeds: Annotated[int, _option("--tune-seeds", _JUDGE, "N", "Trainings per learning rate.", "2")] = 2
     delta: Annotated[
         float | None, _option("--delta", _JUDGE, "NUMBER", 'Margin for "no worse", in the metric\'s units.', "none")
     ] = None
@@ -218,7 +214,7 @@ class EvaluateOptions(Machine, NewRun, Judging, TaskOptions):
     ] = None
     shelf: Annotated[
         str | None,
-        _option("--shelf", _JUDGE, "RUN", "Shelf run to compare with.", "the run's own, else a new one beside it"),
+        _option("--shelf", _JUDGE, "RUN", "Shelf run to compare with.", "the run's own, else a new one"),
     ] = None
     json: Json = False
 
@@ -233,8 +229,6 @@ class CompareOptions(Machine, NewRun, Judging, TaskOptions):
     ]
     tune_lr: Annotated[
         list[str] | None,
-        _option(
-            "--tune-lr", _JUDGE, "LOSS,…|all", "Losses that also run with tuned learning rate: names, or all.", "none"
-        ),
+        _option("--tune-lr", _JUDGE, "LOSS,…|all", "Losses that also run with tuned learning rate.", "none"),
     ] = None
     json: Json = False

@@ -10,9 +10,10 @@ from lossmith.cli.naming import starting_points
 from lossmith.cli.options import PlanOptions, SearchOptions, takes
 from lossmith.cli.output import messages, print_json, print_table, results
 from lossmith.cli.watching import watched
-from lossmith.errors import SpecError
+from lossmith.errors import SpecError, UsageError
 
 if TYPE_CHECKING:
+    from lossmith.experiment import Run
     from lossmith.experiment.cost import Estimate
     from lossmith.experiment.opening import Resources
     from lossmith.tasks import AnyTask
@@ -52,6 +53,7 @@ def search(asked: SearchOptions) -> None:
     task = wanted_task(wanted, asked)
     points = starting_points(wanted.start_from, task.head)
     shelves = [point for point in points if isinstance(point, Run) and point.kind == "shelf"]
+    shelf = _shelf(wanted.shelf, task) if wanted.shelf else shelves[0] if shelves else None
     with watched("trying the task with its own loss") as terminal:
         run = start(
             make_method(wanted.method, **wanted.settings),
@@ -60,7 +62,7 @@ def search(asked: SearchOptions) -> None:
             seed=wanted.seed,
             path=wanted.run,
             start_from=points,
-            shelf=wanted.shelf or (shelves[0] if shelves else None),
+            shelf=shelf,
             resources=_resources(wanted, asked.workers, terminal),
             **wanted.section,
         )
@@ -131,6 +133,18 @@ def partial_of(partial: float | None, task: AnyTask) -> float:
     from lossmith.experiment.api import default_partial
 
     return default_partial(task) if partial is None else partial
+
+
+def _shelf(path: str, task: AnyTask) -> Run:
+    """The shelf run that the verdict will compare with; told now, not after days of searching, if it cannot serve."""
+    from lossmith.experiment import Run
+
+    shelf = Run(path)
+    if shelf.kind != "shelf":
+        raise UsageError(f"{path} is a {shelf.kind}, not a shelf: `lossmith shelf --task {task.name}` makes one.")
+    if shelf.row.fingerprint.get("digest") != task.fingerprint()["digest"]:
+        raise UsageError(f"the shelf {path} was made with another task than {task.name}: make one with this task.")
+    return shelf
 
 
 def _resources(wanted: Experiment, workers: int | None, listener: Any) -> Resources:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -63,7 +62,7 @@ class Summary:
         metric, direction: what is judged.
         generations_done, generations: of the search. history: one line per generation.
         counts: candidates per status over all generations. trainings: finished ones per purpose. steps: trained in all.
-        best: the loss found, or the best so far. losses: the finalists, or the leaders while there are none, best first.
+        best: the loss found, or the best so far. losses: the finalists, before that the leaders, best first.
         fresh_seeds, search_score, fresh_score, selection_bias: what the choice rests on, and the bias as a sentence.
         verdict: of `evaluate` or `compare`.
         test_touches: trainings measured on the test split.

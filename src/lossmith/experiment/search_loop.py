@@ -16,7 +16,7 @@ from lossmith.experiment.session import Session
 from lossmith.experiment.spec import SearchSection
 from lossmith.losses import from_json
 from lossmith.records import Candidate, Evaluation, Request, Status
-from lossmith.search import Method, Problem
+from lossmith.search import Method, Problem, State
 from lossmith.store import RunStore
 
 Position = tuple[int, int]
@@ -65,7 +65,7 @@ class SearchLoop:
             number += 1
         return list(self.tried.values())
 
-    def _generation(self, number: int, state: object) -> object:
+    def _generation(self, number: int, state: State) -> State:
         store = self.session.store
         asked, state = self.method.ask(state)
         candidates = self._with_duplicates(number, asked)

@@ -49,14 +49,15 @@ def shelf(
             # Each finalist is trained in full, once more stopped early, and the winner once more in part. At most half goes
             # into finalists, so that the grid stays wide.
             finals = finalist_seeds * (2 * finalists * full + each)
-            count = (training_steps - finals) // each
+            partials = max(0, (training_steps - finals) // each)
+            count = partials - -(-partials // (POPULATION + 1))  # one per generation goes to the elite's further seed
             if finalists == 1 or (count >= 1 and 2 * finals <= training_steps):
                 break
             finalists -= 1
         if count < 1:
             raise SpecError(
-                f"training_steps = {training_steps:,}: a shelf needs at least {finals + each:,} "
-                f"(one grid point of {each:,} steps and one finalist in full)."
+                f"training_steps = {training_steps:,}: a shelf needs at least {finals + 2 * each:,} "
+                f"(one grid point of {each:,} steps on two seeds, and one finalist in full)."
             )
     count = min(count, largest)
     grid = ShelfGrid(candidates=count, population=min(POPULATION, count))

@@ -86,6 +86,7 @@ def compute_inputs(
         logs = _sigmoid_logs(output)
         output = torch.stack((torch.zeros_like(output), output), -1)
     else:
+        head_name(head)  # for its complaint
         logs = {"p": output if isinstance(head, str) else head(output)}
         if logs["p"].shape != output.shape:
             raise LossError(
