@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-SMALL = (
+SMALL = shlex.split(
     "--steps 20 --partial 5 --generations 1 --population 2 --finalists 1 --finalist-seeds 1 --workers 0"
-).split()
+)
 TINY = ["--method", "taylorglo", "--task", "digits/mlp", *SMALL]
 
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-
 from commands import TINY, Command, Said
+
 from lossmith.cli import main
 
 

@@ -225,7 +225,16 @@ def make_task():
         ("def make_task():", "def other():", ["make_task"]),
         ("    return", "    raise OSError('no disk')\n    return", ["make_task", "no disk"]),
     ],
-    ids=["flat output", "wrong input", "too few outputs", "negative label", "infinite", "metric", "no function", "raises"],
+    ids=[
+        "flat output",
+        "wrong input",
+        "too few outputs",
+        "negative label",
+        "infinite",
+        "metric",
+        "no function",
+        "raises",
+    ],
 )
 def test_a_task_of_the_users_own_is_told_what_is_wrong_with_it(
     refused: Callable[..., str], user_module: Callable[[str], str], wrong: str, instead: str, words: list[str]

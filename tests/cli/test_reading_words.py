@@ -17,7 +17,9 @@ from lossmith.experiment import search
 from lossmith.experiment.spec import SearchSection
 
 PARTS = st.lists(
-    st.sampled_from(["baikal", "focal(gamma=3, alpha=.2)", "runs/shelf", "-t*log(p)", "max(p, min(t, n))", "runs/m:3.7"]),
+    st.sampled_from(
+        ["baikal", "focal(gamma=3, alpha=.2)", "runs/shelf", "-t*log(p)", "max(p, min(t, n))", "runs/m:3.7"]
+    ),
     max_size=5,
 )
 

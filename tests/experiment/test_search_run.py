@@ -45,12 +45,13 @@ def test_selection_bias_compares_like_with_like(formula_task: Any, tmp_path: Pat
     run = searched(formula_task, tmp_path)
     bias = run.selection_bias
     assert bias is not None and run.winner is not None
-    fresh = [
-        row.evaluation.metrics["selection"]
-        for row in run.evaluations
-        if row.purpose == "finalist" and row.request.budget == 0.2 and row.request.loss == run.winner.loss
-    ]
-    assert bias.fresh_score == pytest.approx(sum(fresh) / len(fresh))
+    fresh = [row for row in run.evaluations if row.purpose == "finalist" and row.request.budget == 0.2]
+    own = [r.evaluation.metrics["selection"] for r in fresh if r.request.loss == run.winner.loss]
+    task_loss = [r.evaluation.metrics for r in fresh if r.request.loss == lm.to_json(formula_task.task_loss())]
+    assert len(own) == len(task_loss) == 2
+    harder = sum(m["selection"] - m["fitness"] for m in task_loss) / 2  # how much harder the selection rows are
+    assert harder == pytest.approx(0.01)  # SPLIT_OFFSET
+    assert bias.fresh_score == pytest.approx(sum(own) / 2 - harder)
     assert bias.search_score == run.winner.search_score
 
 

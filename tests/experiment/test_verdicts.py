@@ -31,7 +31,7 @@ def test_the_verdict_names_every_control_and_is_stored(formula_task: Any, tmp_pa
     }
     pairs = {(c.subject, c.control) for c in verdict.comparisons}
     assert pairs == {
-        ("found", "cross_entropy"),
+        ("found, tuned lr", "cross_entropy"),
         ("found, tuned lr", "cross_entropy, tuned lr"),
         ("found, tuned lr", "shelf's best"),
     }

@@ -57,7 +57,7 @@ class Summary:
     """A run at a glance.
 
     Args:
-        path, kind, task, method, seed: which run.
+        path, kind, task, method, seed: which run. reference, steps_in_full: what names its task on the command line.
         state: finished, running, interrupted, killed or failed; `since` its last sign, `holder` who is at work.
         metric, direction: what is judged.
         generations_done, generations: of the search. history: one line per generation.
@@ -73,6 +73,8 @@ class Summary:
     path: str
     kind: str
     task: str
+    reference: str | None
+    steps_in_full: int | None
     method: str
     seed: int
     state: str
@@ -122,6 +124,8 @@ def summarize(run: Run) -> Summary:
         path=run.path,
         kind=run.kind,
         task=run.row.task,
+        reference=run.spec.task.reference,
+        steps_in_full=run.spec.task.steps,
         method=run.row.method,
         seed=run.row.seed,
         state=state,

@@ -156,7 +156,9 @@ def _next(summary: Summary) -> Iterable[tuple[str, str]]:
         return
     if summary.verdict is None:
         yield f"lossmith evaluate {path} --seeds 10", "is it really better?"
-    if summary.kind == "shelf":
-        yield f"lossmith search --method taylorglo --task {summary.task} --start-from {path}", "searches on from here"
+    if summary.kind == "shelf" and summary.reference is not None:
+        steps = "" if summary.steps_in_full is None else f" --steps {summary.steps_in_full}"
+        search = f"lossmith search --method taylorglo --task {summary.reference}{steps} --start-from {path}"
+        yield search, "searches on from here"
     yield f"lossmith export {path} --to torch", "the loss as a few lines of PyTorch"
     yield f"lossmith report {path}", "one page to keep or send on"

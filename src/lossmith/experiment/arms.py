@@ -46,7 +46,7 @@ def tuned(session: Session, contestant: Contestant, *, seeds: int, run_seed: int
 
     def fitness(scales: Sequence[float]) -> list[list[float | None]]:
         requests = [
-            Request(contestant.loss, seed, contestant.budget, contestant.lr_scale * scale, stop_at_chance=True)
+            Request(contestant.loss, seed, contestant.budget, contestant.lr_scale * scale)
             for scale in scales
             for seed in block
         ]

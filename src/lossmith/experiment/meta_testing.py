@@ -1,7 +1,8 @@
 """Meta-testing: is the found loss really better? Subjects and controls trained in full on fresh seeds, judged on test.
 
-The protocol (DESIGN §5): the found loss and the task loss, each as they are and each with tuned learning rate (same grid, same
-seeds), and the shelf, which has had as many training steps as the search. `better` only against all of them.
+The protocol (DESIGN §5): the found loss with tuned learning rate (it is also shown as it is) against the task loss as it is, the task
+loss with tuned learning rate (same grid, same seeds), and the shelf, which has had as many training steps as the search.
+`better` only against all of them.
 """
 
 from __future__ import annotations
@@ -131,27 +132,17 @@ def _verdict(
     run: Run,
 ) -> Verdict:
     task = session.task
-    controls: list[Contestant] = []
-    pairs: list[tuple[str, str]] = []
-    strongest = subject
-    if "task" in how.controls:
-        controls = [Contestant(name, to_json(loss(name, head=task.head))) for name in task.controls]
-        pairs += [(subject.name, control.name) for control in controls]
     subjects = [subject]
+    plain = [Contestant(name, to_json(loss(name, head=task.head))) for name in task.controls]
+    controls = list(plain) if "task" in how.controls else []
     if "tuned" in how.controls:
         own = tuned(session, subject, seeds=how.tune_seeds, run_seed=run_seed)
-        if own is not None:
-            subjects.append(own)
-            strongest = own
-        for name in task.controls:
-            plain = Contestant(name, to_json(loss(name, head=task.head)))
-            other = tuned(session, plain, seeds=how.tune_seeds, run_seed=run_seed)
-            if other is not None:
-                controls.append(other)
-                pairs.append((strongest.name, other.name))
-    if shelf_winner is not None:
-        controls.append(shelf_winner)
-        pairs.append((strongest.name, shelf_winner.name))
+        subjects += [] if own is None else [own]
+        others = [tuned(session, contestant, seeds=how.tune_seeds, run_seed=run_seed) for contestant in plain]
+        controls += [other for other in others if other is not None]
+    controls += [] if shelf_winner is None else [shelf_winner]
+    # Whoever uses the found loss will use its best learning rate, as chosen on the fitness split: that arm has to win.
+    pairs = [(subjects[-1].name, control.name) for control in controls]
     if not pairs:
         raise UsageError("no control is left to compare with: allow more than the shelf, or make one that has a winner.")
     arms = run_arms(session, [*subjects, *controls], seeds=how.seeds)

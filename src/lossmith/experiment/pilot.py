@@ -14,12 +14,13 @@ from lossmith.evaluation import Plan, evaluate, seed_block
 from lossmith.evaluation.evaluate import CHANCE_BUDGET
 from lossmith.losses import to_json
 from lossmith.records import Request
-from lossmith.tasks import AnyTask, Task
+from lossmith.tasks import AnyTask, Task, supervised
 from lossmith.tasks.metrics import best_constant
 from lossmith.testing import check_task
 from lossmith.training import predict
 
 POINTS = 20
+MARGIN = 2
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,11 @@ def run_pilot(task: AnyTask, plan: Plan, *, budget: float, data_fraction: float 
         return Pilot(value, done.steps, done.seconds, 0, 0.0)
     constant, error = _constant(task)
     bar = task.metric.fitness(constant) - 2 * error
-    left = [step for step, seen in done.curve if task.metric.fitness(seen) < bar]
-    step = max(math.ceil(CHANCE_BUDGET * done.steps), left[0]) if left else 0
+    at_chance = [step for step, seen in done.curve if task.metric.fitness(seen) >= bar]
+    later = [step for step, _ in done.curve if step > max(at_chance, default=0)]
+    # Twice the step from which the task loss has left chance for good: other seeds, and sound losses that take smaller
+    # steps, are slower than this one training.
+    step = max(math.ceil(CHANCE_BUDGET * done.steps), MARGIN * later[0]) if later else 0
     return Pilot(value, done.steps, done.seconds, step if step < done.steps else 0, constant)
 
 
@@ -73,7 +77,15 @@ def _constant(task: Task) -> tuple[float, float]:
     """Metric and standard error of the best constant predictor on the fitness split."""
     model = task.build_model(0).to(task.device)
     seen = predict(task, model, "fitness")
-    train = task.data["train"].targets
-    if train is None:
-        train = predict(task, model, "train").target
-    return best_constant(task.metric, head=task.head, train_target=train, target=seen.target, outputs=task.outputs)
+    train = task.data["train"].targets if task.forward is supervised else None
+    if train is None:  # only the forward knows the targets, and which of them are padding
+        known = predict(task, model, "train")
+        train = known.target if known.weight is None else known.target[known.weight > 0]
+    return best_constant(
+        task.metric,
+        head=task.head,
+        train_target=train,
+        target=seen.target,
+        outputs=task.outputs,
+        weight=seen.weight,
+    )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import platform
+import shlex
 
 from lossmith.analysis import History, LossCurve, ReportData, Scored, history, loss_curve, wording
 from lossmith.errors import LossError, UsageError
@@ -12,6 +14,7 @@ from lossmith.experiment.run import Best, Run
 from lossmith.losses import Loss, LossSet, loss
 from lossmith.losses.export import export
 from lossmith.losses.learning_rule import attracts_zero_error, null_epoch
+from lossmith.losses.printer import to_text
 
 Facts = tuple[tuple[str, str], ...]
 
@@ -27,7 +30,7 @@ def report_data(run: Run) -> ReportData:
     found = None if best is None else _single(best.loss)
     curve, note = _curve(run, found)
     return ReportData(
-        title=f"{run.row.method or run.kind} on {run.row.task}",
+        title=f"{run.row.method or 'comparison'} on {run.row.task}",
         task=run.row.task,
         method=run.row.method,
         when=f"{run.row.created_at[:16].replace('T', ' ')} UTC",
@@ -47,7 +50,7 @@ def report_data(run: Run) -> ReportData:
         spec=run.spec.to_toml(),
         commands=_commands(run),
         evaluate_command=f"lossmith evaluate {path} --seeds 10",
-        search_command=f"lossmith search --method taylorglo --task {run.row.task}",
+        search_command=f"lossmith search --method taylorglo --task {run.spec.task.reference or 'TASK'}",
     )
 
 
@@ -68,7 +71,7 @@ def _single(found: Loss | LossSet) -> Loss:
 def _exported(found: Loss, form: str) -> str:
     """A form of the loss, or nothing where it has none."""
     try:
-        return str(found.kernel.expression() if form == "text" else "") or export(found, form)
+        return to_text(found.kernel.expression()) if form == "text" else export(found, form)
     except LossError:
         return ""
 
@@ -141,8 +144,10 @@ def _curve(run: Run, found: Loss | None) -> tuple[LossCurve | None, str]:
     classes = _classes(run)
     if classes is None:
         return None, "the number of outputs is not known of a task that trains by itself"
+    shown = copy.copy(found)
+    shown.name = found.name or "found"  # a picture has no room for a formula
     try:
-        return loss_curve(found, loss(str(run.row.fingerprint["controls"][0]), head=found.head), classes=classes), ""
+        return loss_curve(shown, loss(str(run.row.fingerprint["controls"][0]), head=found.head), classes=classes), ""
     except LossError as error:
         return None, str(error).rstrip(".")
 
@@ -160,10 +165,20 @@ def _history(run: Run) -> History | None:
 
 
 def _commands(run: Run) -> tuple[str, ...]:
-    """What makes the run again: its stored spec for a search, resuming for what has no file of its own."""
-    spec = os.path.join(run.path, "spec.toml")
-    if run.kind == "search" and run.spec.task.reference is not None:
+    """What makes the run again, where a command can; the complete specification is on the page in any case."""
+    task, compared = run.spec.task, run.spec.compare
+    if task.reference is None:
+        return ()
+    if run.kind == "search":
+        spec = os.path.join(run.path, "spec.toml")
         return (f"lossmith search {spec} --run runs/again", "lossmith evaluate runs/again --seeds 10")
-    if run.kind == "shelf" and run.spec.task.reference is not None:
-        return (f"lossmith shelf --task {run.spec.task.reference} --seed {run.row.seed} --run runs/again",)
-    return ()
+    if compared is None:
+        return ()
+    words = ["lossmith", "compare", *map(shlex.quote, compared.names), "--task", task.reference]
+    words += [] if task.steps is None else ["--steps", str(task.steps)]
+    words += ["--seeds", str(compared.seeds), "--seed", str(run.row.seed)]
+    for position in compared.tune:
+        words += ["--tune-lr", shlex.quote(compared.names[position])]
+    words += ["--tune-seeds", str(compared.tune_seeds)] if compared.tune else []
+    words += [] if compared.delta is None else ["--delta", f"{compared.delta:g}"]
+    return (" ".join([*words, "--run", "runs/again"]),)

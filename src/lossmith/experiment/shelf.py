@@ -10,7 +10,7 @@ from lossmith.experiment.opening import Resources
 from lossmith.experiment.run import Run
 from lossmith.experiment.spec import SearchSection, make
 from lossmith.search.shelf import POPULATION, ShelfGrid, grid_size
-from lossmith.tasks import AnyTask
+from lossmith.tasks import AnyTask, Task
 
 
 def shelf(
@@ -44,11 +44,12 @@ def shelf(
     full = steps_of(task, 1.0)
     largest = grid_size(task.setting)
     count = largest
+    scored = 1 if isinstance(task, Task) else 2  # a training function answers for one split, so it is called for each
     if training_steps is not None:
         while True:
-            # Each finalist is trained in full, once more stopped early, and the winner once more in part. At most half goes
+            # Each finalist is trained in full, once more stopped early; winner and task loss once more in part. At most half goes
             # into finalists, so that the grid stays wide.
-            finals = finalist_seeds * (2 * finalists * full + each)
+            finals = finalist_seeds * (2 * finalists * full * scored + each * (1 + scored))
             partials = max(0, (training_steps - finals) // each)
             count = partials - -(-partials // (POPULATION + 1))  # one per generation goes to the elite's further seed
             if finalists == 1 or (count >= 1 and 2 * finals <= training_steps):

@@ -21,6 +21,7 @@ from lossmith.tasks.base import AnyTask, check_controls, default_metric
 from lossmith.tasks.ranges import check_number
 from lossmith.tasks.trial import Trial, TrialStopped, as_number
 
+PROBE_BUDGET = 1e-6  # next to nothing: a training that never meets the loss in this process should end soon
 
 @dataclass(frozen=True)
 class Outcome:
@@ -153,7 +154,7 @@ class FunctionTask(AnyTask):
         spy = _Spy()
         try:
             with torch_global_scope(0, "train"):
-                self.train(spy, self.trial(seed=0, budget=1e-6))
+                self.train(spy, self.trial(seed=0, budget=PROBE_BUDGET))
         except _Seen:
             pass
         except Exception as error:
@@ -164,8 +165,9 @@ class FunctionTask(AnyTask):
                 ) from error
         if spy.seen is None:
             raise TaskError(
-                "train never called the loss in this process, so the number of outputs is unknown: call "
-                "loss(output, target) in it, or give Task.from_function(..., outputs=C)."
+                f"train never called the loss in this process (at trial.budget = {PROBE_BUDGET}), so the number of "
+                "outputs is unknown: call loss(output, target) in it, at least once at any budget, or give "
+                "Task.from_function(..., outputs=C)."
             )
         return spy.seen
 

@@ -83,7 +83,8 @@ def _train(
     task: Task, model: nn.Module, loss: Loss | LossSet, how: Training, on_step: Callable[[int], None] | None
 ) -> Trained:
     recipe = task.recipe
-    optimizer = recipe.make_optimizer([p for p in model.parameters() if p.requires_grad], how.lr_scale)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = recipe.make_optimizer(parameters, how.lr_scale)
     base_lr = recipe.base_lr * how.lr_scale
     lr = start = base_lr * recipe.schedule(0.0)
     # Groups with learning rates of their own keep their ratio to the recipe's.
@@ -107,7 +108,8 @@ def _train(
                 group["lr"] = lr * share
         terms = terms_of(task, model, arranged(data.batch(index), how.channels_last))
         value = _sum_of_losses(losses, terms, tau)
-        optimizer.zero_grad(set_to_none=True)
+        for parameter in parameters:
+            parameter.grad = None  # what optimizer.zero_grad does, without its hooks
         value.backward()  # type: ignore[no-untyped-call]
         if recipe.grad_clip is not None:
             nn.utils.clip_grad_norm_(model.parameters(), recipe.grad_clip)

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lossmith.training import compute_scope
+
+
+def flushes() -> bool:
+    return (torch.full((4,), 1e-38) * 1e-3).tolist() == [0.0] * 4  # 1e-41 is a denormal float32
+
+
+def test_denormals_and_threads_are_set_and_put_back() -> None:
+    assert (torch.get_num_threads(), flushes()) == (1, False)
+    with compute_scope(2):
+        assert (torch.get_num_threads(), flushes()) == (2, True)
+        with compute_scope(1):
+            assert (torch.get_num_threads(), flushes()) == (1, True)
+        assert (torch.get_num_threads(), flushes()) == (2, True)  # the inner block leaves the outer one's setting
+    assert (torch.get_num_threads(), flushes()) == (1, False)
+
+
+def test_they_are_put_back_after_an_exception() -> None:
+    with pytest.raises(KeyError), compute_scope(2):
+        raise KeyError
+    assert (torch.get_num_threads(), flushes()) == (1, False)
+
+
+def test_what_the_user_set_stays_set() -> None:
+    torch.set_flush_denormal(True)
+    try:
+        with compute_scope(1):
+            pass
+        assert flushes()
+    finally:
+        torch.set_flush_denormal(False)
