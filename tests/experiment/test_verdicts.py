@@ -11,7 +11,7 @@ import lossmith as lm
 from lossmith.errors import SpecError, UsageError
 from lossmith.experiment.run import Run
 
-SMALL: dict[str, Any] = {"generations": 3, "partial": 0.2, "finalists": 2, "finalist_seeds": 2}
+SMALL: dict[str, Any] = {"generations": 5, "partial": 0.2, "finalists": 2, "finalist_seeds": 2}
 
 
 def searched(task: Any, path: Path, **options: Any) -> Run:

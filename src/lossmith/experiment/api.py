@@ -12,8 +12,8 @@ from typing import Any
 from lossmith.analysis import Verdict
 from lossmith.errors import UsageError
 from lossmith.evaluation import Executor
-from lossmith.experiment import meta_testing, search_run
 from lossmith.experiment import compare as comparing
+from lossmith.experiment import meta_testing, search_run
 from lossmith.experiment import shelf as shelving
 from lossmith.experiment.arms import Contestant
 from lossmith.experiment.events import Listener
@@ -179,17 +179,26 @@ def evaluate(
         own = task is None or task.fingerprint().get("digest") == subject.row.fingerprint.get("digest")
         if own:
             return meta_testing.evaluate_run(subject.path, how, task=task, resources=resources)
-        best = subject.best.loss
+        found = subject.best
+        best, lr_scale, budget = found.loss, found.lr_scale, found.budget
         name = f"found on {subject.row.task}"
     else:
         if task is None:
             raise UsageError("evaluating a loss needs a task: evaluate(loss, task), or --task on the command line.")
-        best = named_loss(subject, task)
+        best, lr_scale, budget = named_loss(subject, task), 1.0, 1.0
         name = subject if isinstance(subject, str) else str(subject)
     assert task is not None
-    if isinstance(best, LossSet):
-        best = best[0]
-    return meta_testing.evaluate_loss(best, task, how, name=name, seed=seed, path=path, resources=resources)
+    return meta_testing.evaluate_loss(
+        best,
+        task,
+        how,
+        name=name,
+        lr_scale=lr_scale,
+        budget=budget,
+        seed=seed,
+        path=path,
+        resources=resources,
+    )
 
 
 def compare(

@@ -78,9 +78,7 @@ def run_arms(session: Session, contestants: Sequence[Contestant], *, seeds: int)
     Contestants that train alike share their trainings. Each training is announced as a touch of the test split.
     """
     block = seed_block(TEST_SEED, "test", seeds)
-    requests = [
-        Request(c.loss, seed, c.budget, c.lr_scale, splits=("test",)) for c in contestants for seed in block
-    ]
+    requests = [Request(c.loss, seed, c.budget, c.lr_scale, splits=("test",)) for c in contestants for seed in block]
     done = iter(session.evaluate(requests, "test"))
     arms = []
     for c in contestants:

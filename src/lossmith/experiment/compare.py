@@ -59,6 +59,7 @@ def compare(
         losses=[c.loss for c in contestants],
         lr_scales=[c.lr_scale for c in contestants],
         budgets=[c.budget for c in contestants],
+        notes=[c.note for c in contestants],
         tune=list(tune),
         seeds=seeds,
         tune_seeds=tune_seeds,
@@ -87,11 +88,11 @@ def needs_test(task: AnyTask) -> None:
 
 
 def _run(session: Session, section: CompareSection, seed: int) -> Verdict:
+    notes = section.notes or ("",) * len(section.names)
+    rows = zip(section.names, section.losses, section.lr_scales, section.budgets, notes, strict=True)
     plain = [
-        Contestant(name, loss, scale, budget, kind="control" if i == 0 else "subject")
-        for i, (name, loss, scale, budget) in enumerate(
-            zip(section.names, section.losses, section.lr_scales, section.budgets, strict=True)
-        )
+        Contestant(name, loss, scale, budget, kind="subject" if position else "control", note=note)
+        for position, (name, loss, scale, budget, note) in enumerate(rows)
     ]
     run_arms(session, plain, seeds=section.seeds)  # what needs no tuning first: an early look at a long comparison
     contestants: list[Contestant] = []

@@ -92,7 +92,11 @@ def estimate(
     population = int(method.settings().get("population", 20))
     searched = section.generations * population * section.seeds_per_candidate + section.generations * section.elites
     final = section.finalists * section.finalist_seeds
-    rows = [("candidates", searched, partial), ("finalists", final, full), ("fresh score", section.finalist_seeds, partial)]
+    rows = [
+        ("candidates", searched, partial),
+        ("finalists", final, full),
+        ("fresh score", section.finalist_seeds, partial),
+    ]
     if shelf:
         spent = searched * partial + final * full
         rows.append(("shelf (as many steps)", max(1, spent // partial), partial))

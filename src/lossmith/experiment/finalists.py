@@ -66,7 +66,9 @@ def choose(session: Session, tried: Sequence[Tried], settings: SearchSection, ru
     best = [by_position[s.position] for s in top([t.standing for t in tried], settings.finalists)]
     if not best:
         session.store.add_event("no_winner", "", {"text": "no candidate gave a number"})
-        session.emit(Note("no candidate gave a number, so there is no best loss; look at the statuses and widen the search."))
+        session.emit(
+            Note("no candidate gave a number, so there is no best loss; look at the statuses and widen the search.")
+        )
         return None
     seeds = seed_block(run_seed, "finalists", settings.finalist_seeds)
 
@@ -110,14 +112,14 @@ def choose(session: Session, tried: Sequence[Tried], settings: SearchSection, ru
         del position
         row = {"loss": t.candidate.loss, "lr_scale": t.candidate.lr_scale, "budget": b, "origin": t.candidate.origin}
         row |= {"position": f"{t.standing.position[0]}.{t.standing.position[1]}"}
-        session.store.add_event("finalist", f"{rank:04d}", row | {"selection": None if v is None else metric.fitness(v)})
+        session.store.add_event(
+            "finalist", f"{rank:04d}", row | {"selection": None if v is None else metric.fitness(v)}
+        )
     session.store.add_event("winner", "", winner.document())
     return winner
 
 
-def _fresh_score(
-    session: Session, candidate: Candidate, settings: SearchSection, seeds: Sequence[int]
-) -> float | None:
+def _fresh_score(session: Session, candidate: Candidate, settings: SearchSection, seeds: Sequence[int]) -> float | None:
     """What the search would have seen of the winner without having chosen it: its metric at the same effort on fresh seeds
     and on the selection split.
 

@@ -20,7 +20,7 @@ from lossmith.experiment.opening import Resources, open_session
 from lossmith.experiment.run import Run
 from lossmith.experiment.session import Session, sitting
 from lossmith.experiment.shelf import shelf as make_shelf
-from lossmith.losses import Loss, loss, to_json
+from lossmith.losses import Loss, LossSet, loss, to_json
 from lossmith.tasks import AnyTask
 
 CONTROLS = ("task", "tuned", "shelf")
@@ -46,7 +46,9 @@ class MetaTest:
     def __post_init__(self) -> None:
         unknown = sorted(set(self.controls) - set(CONTROLS))
         if unknown or not self.controls:
-            raise UsageError(f"controls {', '.join(self.controls) or '(none)'}: use one or more of {', '.join(CONTROLS)}.")
+            raise UsageError(
+                f"controls {', '.join(self.controls) or '(none)'}: use one or more of {', '.join(CONTROLS)}."
+            )
         if self.seeds < 2:
             raise UsageError(f"seeds {self.seeds}: a verdict needs at least 2, and shows little below 5.")
 
@@ -81,8 +83,7 @@ def evaluate_run(
     session, spec = open_session(path, task, resources)
     needs_test(session.task)
     name = "found" if run.kind == "search" else "shelf's best"
-    note = str(run.decode(winner.loss))
-    note += f", learning rate × {winner.lr_scale:.4g}" if winner.lr_scale != 1 else ""
+    note = _note(run.decode(winner.loss), winner.lr_scale, winner.budget)
     subject = Contestant(name, winner.loss, winner.lr_scale, winner.budget, "subject", note=note)
     with sitting(session):
         verdict = _verdict(session, subject, shelf_winner, how, spec.seed, run)
@@ -91,11 +92,13 @@ def evaluate_run(
 
 
 def evaluate_loss(
-    subject: Loss,
+    subject: Loss | LossSet,
     task: AnyTask,
     how: MetaTest,
     *,
     name: str,
+    lr_scale: float = 1.0,
+    budget: float = 1.0,
     seed: int = 0,
     path: str | os.PathLike[str] | None = None,
     resources: Resources | None = None,
@@ -107,7 +110,7 @@ def evaluate_loss(
         names = (names[0], f"{name} again")
     contestants = [
         Contestant(names[0], to_json(task_loss)),
-        Contestant(names[1], to_json(subject), kind="subject"),
+        Contestant(names[1], to_json(subject), lr_scale, budget, kind="subject", note=_note(subject, lr_scale, budget)),
     ]
     tune = (0, 1) if "tuned" in how.controls else ()
     return compare(
@@ -144,7 +147,9 @@ def _verdict(
     # Whoever uses the found loss will use its best learning rate, as chosen on the fitness split: that arm has to win.
     pairs = [(subjects[-1].name, control.name) for control in controls]
     if not pairs:
-        raise UsageError("no control is left to compare with: allow more than the shelf, or make one that has a winner.")
+        raise UsageError(
+            "no control is left to compare with: allow more than the shelf, or make one that has a winner."
+        )
     arms = run_arms(session, [*subjects, *controls], seeds=how.seeds)
     session.emit(Note(f"the test split has been touched {session.store.count_test_touches()} times by this run."))
     return _judge(session, arms, pairs, how, run)
@@ -172,9 +177,15 @@ def _shelf_of(run: Run, how: MetaTest, task: AnyTask | None, resources: Resource
     winner = shelf_run.winner
     if winner is None:
         return None
-    note = f"{shelf_run.decode(winner.loss)}, learning rate × {winner.lr_scale:.4g}"
-    note += f", stopped at {winner.budget:.0%} of the steps" if winner.budget < 1 else ""
+    note = _note(shelf_run.decode(winner.loss), winner.lr_scale, winner.budget)
     return Contestant("shelf's best", winner.loss, winner.lr_scale, winner.budget, note=note)
+
+
+def _note(found: Loss | LossSet, lr_scale: float, budget: float) -> str:
+    """What an arm was trained with, for the table."""
+    note = str(found)
+    note += f", learning rate × {lr_scale:.4g}" if lr_scale != 1 else ""
+    return note + (f", stopped at {budget:.0%} of the steps" if budget < 1 else "")
 
 
 def make_shelf_if_absent(place: str, run: Run, task: AnyTask | None, resources: Resources) -> Run:

@@ -47,7 +47,8 @@ def task_section(task: AnyTask) -> TaskSection:
 
 def default_path(kind: str, task: AnyTask, method: str, seed: int) -> str:
     """`runs/KIND-…` for a run that was given no folder."""
-    words = "-".join([method or kind, task.name, f"seed{seed}"])
+    parts = [kind, method] if kind == "compare" else [method or kind]
+    words = "-".join([*parts, task.name, f"seed{seed}"])
     return os.path.join("runs", re.sub(r"[^A-Za-z0-9._@=,-]+", "-", words))
 
 
@@ -55,7 +56,9 @@ def check_absent(path: str | os.PathLike[str]) -> None:
     """RunError if something is there already: said before any work is done."""
     place = Path(path)
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
-        raise RunError(f"{path} exists already: `lossmith resume {path}` goes on with it, or name another folder with --run.")
+        raise RunError(
+            f"{path} exists already: `lossmith resume {path}` goes on with it, or name another folder with --run."
+        )
 
 
 def prepare(

@@ -147,6 +147,6 @@ class Run:
         return from_json(text, head=self._head)
 
     def __repr__(self) -> str:
-        return f"Run({self.path!r}: {self.kind} on {self.row.task}, {self.row.state}, {len(self.candidates)} candidates)"
-
-
+        return (
+            f"Run({self.path!r}: {self.kind} on {self.row.task}, {self.row.state}, {len(self.candidates)} candidates)"
+        )

@@ -89,7 +89,7 @@ class SearchLoop:
         state = self.method.tell(state, asked, fitness)
         counts = Counter("duplicate_of" if s.kind == "duplicate_of" else str(s) for s in statuses)
         if not any(value is not None for value in fitness):
-            text = f"generation {number}: no candidate gave a number; the search goes on with fresh ones."
+            text = f"generation {number + 1}: no candidate gave a number; the search goes on with fresh ones."
             store.add_event("empty_generation", str(number), {"text": text})
             self.session.emit(Note(text))
         document = {"state": self.method.dump(state), "seeds": self._extra_seeds()}
@@ -180,7 +180,9 @@ class SearchLoop:
         formula = ""
         if best:
             metric = self.session.task.metric
-            value = metric.fitness(best[0].mean(len(best[0].fitness)))  # fitness is ± the value: applied twice it is undone
+            value = metric.fitness(
+                best[0].mean(len(best[0].fitness))
+            )  # fitness is ± the value: applied twice it is undone
             task = self.session.task
             formula = str(from_json(self.tried[best[0].position].candidate.loss, head=_own_head(task.head)))
         self.session.emit(

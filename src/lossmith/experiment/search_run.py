@@ -111,7 +111,9 @@ def start(
     check_absent(path)
     spec: Spec = make(Spec, kind=kind, seed=seed, task=task_section(task), search=section)
     if section.fidelity == "data" and not isinstance(task, Task):
-        raise SpecError('fidelity "data" needs a task given by its parts; a training function reads trial.budget itself.')
+        raise SpecError(
+            'fidelity "data" needs a task given by its parts; a training function reads trial.budget itself.'
+        )
     problem = problem_of(section, task, seed)
     method.init(problem)  # a loss that the method cannot start from is said before anything is trained
     data_fraction = section.budget if section.fidelity == "data" else 1.0
@@ -171,7 +173,9 @@ def as_budget(partial: float, task: AnyTask) -> float:
         return float(partial)
     steps = task.steps
     if steps is None:
-        raise SpecError(f"partial = {partial:g} steps: this task does not say how many steps it has; give a share in (0, 1].")
+        raise SpecError(
+            f"partial = {partial:g} steps: this task does not say how many steps it has; give a share in (0, 1]."
+        )
     if partial > steps or partial != int(partial):
         raise SpecError(f"partial = {partial:g}: a whole number of steps up to the {steps:,} of the full training.")
     return float(partial) / steps

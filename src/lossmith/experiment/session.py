@@ -10,6 +10,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from lossmith.errors import Interrupted
 from lossmith.evaluation import AnyExecutor, Plan, run_requests
@@ -33,6 +34,7 @@ class Session:
     ) -> None:
         self.store, self.task, self.plan, self.executor = store, task, plan, executor
         self.listeners = tuple(listeners)
+        self.interrupted = False  # a signal asked for the end
 
     def emit(self, event: Event) -> None:
         """Tell every listener."""
@@ -53,6 +55,8 @@ class Session:
         self.emit(PhaseStarted(purpose, len(unique), len(known)))
         by_key = {request.key: request for request in missing}
         for chunk in run_requests(missing, self.executor, self.plan):
+            if self.interrupted:  # training code swallowed the interrupt: what it returned is no result
+                raise KeyboardInterrupt
             self.store.record([(by_key[done.request], done) for done in chunk], purpose=purpose)
             for done in chunk:
                 known[done.request] = done
@@ -71,7 +75,7 @@ def sitting(session: Session) -> Iterator[Session]:
     store.begin_session()
     how = "failed"
     try:
-        with _sigterm_as_interrupt():
+        with _interrupted_by_signals(session):
             yield session
         how = "finished"
     except KeyboardInterrupt:
@@ -86,16 +90,27 @@ def sitting(session: Session) -> Iterator[Session]:
 
 
 @contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
+def _interrupted_by_signals(session: Session) -> Iterator[None]:
+    """SIGTERM acts like Ctrl-C, and neither gets lost.
+
+    Training loops catch `KeyboardInterrupt`: some break and return what they have, Lightning's exits and from then on
+    ignores Ctrl-C. So the session is told, too.
+    """
+
     def interrupt(number: int, frame: FrameType | None) -> None:
+        session.interrupted = True
         raise KeyboardInterrupt
 
+    before: dict[int, Any] = {}
     try:
-        before = signal.signal(signal.SIGTERM, interrupt)
+        before[signal.SIGTERM] = signal.signal(signal.SIGTERM, interrupt)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # neither ignored nor the user's own
+            before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
     except ValueError:  # not the main thread: signals are not ours to handle
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -53,6 +53,7 @@ class CompareSection(_Section):
     losses: tuple[str, ...] = Field(min_length=1, description="losses as JSON")
     lr_scales: tuple[float, ...]
     budgets: tuple[float, ...]
+    notes: tuple[str, ...] = ()
     tune: tuple[int, ...] = Field((), description="positions of losses that also run with tuned learning rate")
     seeds: int = Field(10, ge=1, le=10_000)
     tune_seeds: int = Field(2, ge=1, le=1000)

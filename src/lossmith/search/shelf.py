@@ -52,7 +52,9 @@ class ShelfGrid(Method):
 
     def init(self, problem: Problem) -> State:
         if not grid(problem.setting):
-            raise SpecError(f"no published loss fits the {problem.setting.head} head, so there is no shelf for this task.")
+            raise SpecError(
+                f"no published loss fits the {problem.setting.head} head, so there is no shelf for this task."
+            )
         return State(problem)
 
     def ask(self, state: State) -> tuple[tuple[Candidate, ...], State]:

@@ -23,6 +23,7 @@ from lossmith.tasks.trial import Trial, TrialStopped, as_number
 
 PROBE_BUDGET = 1e-6  # next to nothing: a training that never meets the loss in this process should end soon
 
+
 @dataclass(frozen=True)
 class Outcome:
     """What came of one call of a training function.
