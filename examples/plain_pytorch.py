@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from sklearn.datasets import load_digits
-from torch import nn
 
 import lossmith as lm
 
@@ -20,7 +19,7 @@ labels[rows["train"][:240]] = labels[rows["train"][-240:]]  # wrong labels, to l
 
 
 def make_model():
-    return nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
+    return torch.nn.Sequential(torch.nn.Linear(64, 128), torch.nn.ReLU(), torch.nn.Linear(128, 10))
 
 
 def train(loss, trial):

@@ -2,7 +2,7 @@
 
 import lossmith as lm
 
-task = lm.task("digits/mlp@noise=0.4")            # or lm.Task(model=..., train=..., ...), or lm.Task.from_function(train)
+task = lm.task("digits/mlp@noise=0.4")            # or lm.Task(model=..., ...), or lm.Task.from_function(train)
 shelf = lm.shelf(task, path="runs/shelf")         # the bar to beat
 run = lm.search(lm.TaylorGLO(order=3), task, generations=12, path="runs/mine", start_from=shelf)
 criterion = run.best.loss                         # an nn.Module: criterion(output, target)

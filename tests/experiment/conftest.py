@@ -14,7 +14,7 @@ SPLIT_OFFSET = {"fitness": 0.0, "selection": 0.01, "test": 0.02}
 
 
 def distance_to_focal(loss: torch.nn.Module, trial: lm.Trial) -> float:
-    """An "error" that is small where the gradient of `loss` points like that of the focal loss; seeds jitter it a little."""
+    """An "error": small where the gradient of `loss` points like that of the focal loss, jittered by the seed."""
     output = torch.linspace(-2, 2, 12, dtype=torch.float64).reshape(4, 3).requires_grad_()
     target = torch.tensor([0, 1, 2, 1])
     (given,) = torch.autograd.grad(loss(output, target), output)

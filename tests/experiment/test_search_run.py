@@ -44,7 +44,8 @@ def test_the_winner_is_chosen_on_selection_data_with_fresh_seeds(formula_task: A
 def test_selection_bias_compares_like_with_like(formula_task: Any, tmp_path: Path) -> None:
     run = searched(formula_task, tmp_path)
     bias = run.selection_bias
-    assert bias is not None and run.winner is not None
+    assert bias is not None
+    assert run.winner is not None
     fresh = [row for row in run.evaluations if row.purpose == "finalist" and row.request.budget == 0.2]
     own = [r.evaluation.metrics["selection"] for r in fresh if r.request.loss == run.winner.loss]
     task_loss = [r.evaluation.metrics for r in fresh if r.request.loss == lm.to_json(formula_task.task_loss())]
@@ -118,7 +119,8 @@ def test_a_generation_in_which_all_fail_goes_on_and_says_so(task_of: Any, tmp_pa
 
     heard: list[Any] = []
     run = searched(task_of(train), tmp_path, listeners=[heard.append])
-    assert run.finished and run.winner is None
+    assert run.finished
+    assert run.winner is None
     assert run.counts().get("crashed") == 18
     assert sum(event.kind == "empty_generation" for event in run.events) == 3
     sentence = next(row.candidate.status.sentence for row in run.candidates if row.candidate.status.kind == "crashed")
@@ -135,7 +137,8 @@ def test_listeners_hear_everything_in_order(formula_task: Any, tmp_path: Path) -
     generations = [e.number for e in heard if isinstance(e, GenerationFinished)]
     assert generations == [0, 1, 2]
     phases = [e.phase for e in heard if isinstance(e, PhaseStarted)]
-    assert phases[0] == "search" and "finalist" in phases
+    assert phases[0] == "search"
+    assert "finalist" in phases
     assert sum(isinstance(e, TrainingFinished) for e in heard) == len(lm.Run(tmp_path / "run").evaluations)
 
 
@@ -156,7 +159,8 @@ def test_a_finished_run_is_returned_as_it_is(formula_task: Any, tmp_path: Path) 
     run = searched(formula_task, tmp_path)
     before = (tmp_path / "run" / "lossmith.db").read_bytes()
     again = lm.resume(run.path, task=formula_task)
-    assert isinstance(again, lm.Run) and again.finished
+    assert isinstance(again, lm.Run)
+    assert again.finished
     assert (tmp_path / "run" / "lossmith.db").read_bytes() == before
 
 
@@ -211,7 +215,8 @@ def test_the_state_on_disk_is_json_and_the_spec_is_complete(formula_task: Any, t
     assert checkpoint is not None
     json.dumps(dict(checkpoint.document))
     spec = run.spec
-    assert spec.seed == 7 and spec.search is not None
+    assert spec.seed == 7
+    assert spec.search is not None
     assert spec.plan["engine"] == "sequential"
     assert {"lossmith", "torch", "cma", "numpy", "python"} <= spec.versions.keys()
     assert spec.search.settings["sigma"] == 1.2

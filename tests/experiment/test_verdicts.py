@@ -39,7 +39,8 @@ def test_the_verdict_names_every_control_and_is_stored(formula_task: Any, tmp_pa
         assert control in verdict.sentence
     assert verdict.selection_bias is not None
     stored = Run(run.path).verdict
-    assert stored is not None and stored.to_dict() == verdict.to_dict()
+    assert stored is not None
+    assert stored.to_dict() == verdict.to_dict()
 
 
 def test_evaluating_again_trains_nothing_and_touches_the_test_split_no_more(formula_task: Any, tmp_path: Path) -> None:
@@ -50,8 +51,10 @@ def test_evaluating_again_trains_nothing_and_touches_the_test_split_no_more(form
     assert len(Run(run.path).evaluations) == count
     assert again.to_dict() == first.to_dict()
     more = lm.evaluate(run.path, formula_task, seeds=5)
-    assert len(more.seeds) == 5 and set(first.seeds) < set(more.seeds)
-    assert more.test_touches is not None and first.test_touches is not None
+    assert len(more.seeds) == 5
+    assert set(first.seeds) < set(more.seeds)
+    assert more.test_touches is not None
+    assert first.test_touches is not None
     assert more.test_touches > first.test_touches
 
 
@@ -68,18 +71,17 @@ def test_the_shelf_beside_a_run_uses_no_more_steps_than_the_search(formula_task:
     run = searched(formula_task, tmp_path, generations=10)
     lm.evaluate(run, formula_task, seeds=3)
     shelf = Run(Path(run.path) / "shelf")
-    assert shelf.kind == "shelf" and shelf.finished
+    assert shelf.kind == "shelf"
+    assert shelf.finished
     assert 0 < shelf.training_steps <= run.training_steps
 
 
-def test_a_small_search_skips_no_control_silently(formula_task: Any, tmp_path: Path) -> None:
-    run = searched(formula_task, tmp_path, generations=1, finalists=1, finalist_seeds=1, elites=0)
-    try:
-        verdict = lm.evaluate(run, formula_task, seeds=2)
-    except UsageError as error:
-        assert "shelf" in str(error) and "--controls" in str(error)
-    else:
-        assert "shelf's best" in {arm.name for arm in verdict.arms}
+def test_a_search_too_small_for_a_shelf_says_what_to_do(formula_task: Any, tmp_path: Path) -> None:
+    run = searched(formula_task, tmp_path, generations=1, finalists=1, finalist_seeds=1)
+    with pytest.raises(UsageError, match=r"too small for a shelf.*--shelf RUN.*--controls task,tuned"):
+        lm.evaluate(run, formula_task, seeds=2)
+    verdict = lm.evaluate(run, formula_task, seeds=2, controls=["task", "tuned"])
+    assert "shelf's best" not in {arm.name for arm in verdict.arms}
 
 
 def test_tuning_is_the_same_for_both_sides(formula_task: Any, tmp_path: Path) -> None:
@@ -89,7 +91,8 @@ def test_tuning_is_the_same_for_both_sides(formula_task: Any, tmp_path: Path) ->
     assert set(tables) == {"found, 2 seeds", "cross_entropy, 2 seeds"}
     grids = [[row[0] for row in data["table"]] for data in tables.values()]
     assert grids[0] == grids[1]
-    assert grids[0][0] == 0.01 and grids[0][-1] == 100.0
+    assert grids[0][0] == 0.01
+    assert grids[0][-1] == 100.0
     # The formula's distance grows with |lr_scale − 1|, so 1 is the best factor on both sides.
     assert {data["scale"] for data in tables.values()} == {1.0}
 
@@ -135,7 +138,8 @@ def test_compare_judges_everything_against_the_first(formula_task: Any, tmp_path
     outcomes = {(c.subject, c.control): c.outcome for c in verdict.comparisons}
     assert outcomes["focal", "cross_entropy"] == "better"  # the formula measures the distance to focal
     resumed = lm.resume(tmp_path / "c", task=formula_task)
-    assert isinstance(resumed, lm.Verdict) and resumed.to_dict() == verdict.to_dict()
+    assert isinstance(resumed, lm.Verdict)
+    assert resumed.to_dict() == verdict.to_dict()
 
 
 @pytest.mark.parametrize(

@@ -56,15 +56,15 @@ def search(
         method: a search method, e.g. `lm.TaylorGLO(order=3)`, or its name (with `settings`).
         task: a task, or the name of a built-in one.
         generations: ask–tell cycles.
-        partial: effort per candidate: a share of the full training in (0, 1] or a number of steps above 1; None takes the
-            task's own, else 0.1.
+        partial: effort per candidate: a share of the full training in (0, 1] or a number of steps above 1; None takes
+            the task's own, else 0.1.
         fidelity: what a partial training has less of, "steps" or "data".
         seed: of everything random in the run.
         path: run folder, `runs/METHOD-TASK-seedN` by default; it must not exist yet.
         start_from: names of losses, losses, or runs (their finalists, best first) that the search starts from.
         shelf: the shelf run that `evaluate` compares with; a shelf in `start_from` is taken by itself.
-        finalists, finalist_seeds: how many of the best are trained again in full (None: up to 5, costing no more than the
-            search), on how many fresh seeds.
+        finalists, finalist_seeds: how many of the best are trained again in full (None: up to 5, costing no more than
+            the search), on how many fresh seeds.
         seeds_per_candidate: trainings per candidate. elites: how many of the best gain a seed per generation.
         workers: local processes; None trains in this one. No result depends on it.
         executor: your own `submit(fn, *args) -> Future` (a dask client, …) instead of workers.
@@ -155,7 +155,8 @@ def evaluate(
     """Is this loss really better? A verdict: better, worse, no worse, or not shown.
 
     Args:
-        subject: a run (its best loss, judged against all controls and stored in the run), a loss, or text that names one.
+        subject: a run (its best loss, judged against all controls and stored in the run), a loss, or text that names
+            one.
         task: needed for losses; for a run, another task than its own means transfer.
         seeds: full trainings per arm. tune_seeds: trainings per learning rate of the grid.
         controls: which of "task", "tuned", "shelf".

@@ -1,4 +1,4 @@
-"""Several losses side by side on one task: same seeds, full training, test metric (meta-testing of what is already there)."""
+"""Several losses side by side on one task: same seeds, full training, judged on test."""
 
 from __future__ import annotations
 

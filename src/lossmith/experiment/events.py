@@ -1,7 +1,7 @@
 """What happens during a run, as records handed to listeners.
 
-A listener is any callable that takes an event; `lm.search(..., listeners=[print])` prints them all. Progress on the terminal is
-one such listener. A listener that raises stops the run cleanly: everything finished is stored.
+A listener is any callable that takes an event; `lm.search(..., listeners=[print])` prints them all. Progress on the
+terminal is one such listener. A listener that raises stops the run cleanly: everything finished is stored.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Finalists: the best of a search are trained again, in full, on fresh seeds, and chosen on data the search never saw.
 
-The best of hundreds of noisy scores is mostly lucky (ALGORITHMS §7); the difference between its score in the search and on fresh
-seeds at the same effort is the selection bias, and is printed.
+The best of hundreds of noisy scores is mostly lucky (ALGORITHMS §7); the difference between its score in the search and
+on fresh seeds at the same effort is the selection bias, and is printed.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Winner:
     """What a search chose.
 
     Args:
-        loss: canonical JSON. lr_scale: factor on the recipe's learning rate. budget: share of the full training, below 1
-            where early stopping was chosen.
+        loss: canonical JSON. lr_scale: factor on the recipe's learning rate. budget: share of the full training, below
+            1 where early stopping was chosen.
         position: "generation.position". origin: for people.
         search_score: metric in the search, mean over the seeds the candidate has had.
         fresh_score: the same effort on fresh seeds and fresh rows (see `_fresh_score`).
@@ -60,7 +60,7 @@ def affordable(task: AnyTask, *, candidates: int, budget: float, seeds: int) -> 
 
 
 def choose(session: Session, tried: Sequence[Tried], settings: SearchSection, run_seed: int) -> Winner | None:
-    """Train the finalists and choose among them; None where no candidate gave a number. The choice is stored as events."""
+    """Train the finalists and choose among them; None where no candidate gave a number. Stored as events."""
     metric = session.task.metric
     by_position = {t.standing.position: t for t in tried}
     best = [by_position[s.position] for s in top([t.standing for t in tried], settings.finalists)]
@@ -76,7 +76,7 @@ def choose(session: Session, tried: Sequence[Tried], settings: SearchSection, ru
         return mean_fitness([metric.fitness(r.metrics[split]) if r.status.ok else None for r in results])
 
     def train(candidate: Candidate, budget: float) -> list[Request]:
-        splits = ("fitness", "selection") if settings.early_stopping else ("selection",)
+        splits: tuple[Split, ...] = ("fitness", "selection") if settings.early_stopping else ("selection",)
         points = CURVE_POINTS if settings.early_stopping and budget == 1 else 0
         return [Request(candidate.loss, s, budget, candidate.lr_scale, splits=splits, curve=points) for s in seeds]
 
@@ -120,11 +120,11 @@ def choose(session: Session, tried: Sequence[Tried], settings: SearchSection, ru
 
 
 def _fresh_score(session: Session, candidate: Candidate, settings: SearchSection, seeds: Sequence[int]) -> float | None:
-    """What the search would have seen of the winner without having chosen it: its metric at the same effort on fresh seeds
-    and on the selection split.
+    """What the search would have seen of the winner without having chosen it: its metric at the same effort on fresh
+    seeds and on the selection split.
 
-    The two splits are not equally hard, above all under label noise; the task loss, which nobody selected, is trained on the
-    same seeds and measured on both, and its difference is taken off.
+    The two splits are not equally hard, above all under label noise; the task loss, which nobody selected, is trained
+    on the same seeds and measured on both, and its difference is taken off.
     """
     task = session.task
     fraction = settings.budget if settings.fidelity == "data" else 1.0

@@ -1,8 +1,8 @@
 """Meta-testing: is the found loss really better? Subjects and controls trained in full on fresh seeds, judged on test.
 
-The protocol (DESIGN §5): the found loss with tuned learning rate (it is also shown as it is) against the task loss as it is, the task
-loss with tuned learning rate (same grid, same seeds), and the shelf, which has had as many training steps as the search.
-`better` only against all of them.
+The protocol (DESIGN §5): the found loss with tuned learning rate (it is also shown as it is) against the task loss as
+it is, the task loss with tuned learning rate (same grid, same seeds), and the shelf, which has had as many training
+steps as the search. `better` only against all of them.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def evaluate_loss(
     path: str | os.PathLike[str] | None = None,
     resources: Resources | None = None,
 ) -> Verdict:
-    """The verdict on any loss: against the task loss, both also with tuned learning rate (a stored, resumable comparison)."""
+    """The verdict on any loss: against the task loss, both also with tuned learning rate; stored and resumable."""
     task_loss = task.task_loss()
     names = (task.controls[0], name)
     if names[0] == names[1]:
@@ -214,6 +214,6 @@ def make_shelf_if_absent(place: str, run: Run, task: AnyTask | None, resources: 
         )
     except SpecError as error:
         raise UsageError(
-            f"this search was too small for a shelf at its cost ({error}) Name a shelf made on its own (--shelf RUN), or go "
-            f"without one (--controls task,tuned)."
+            f"this search was too small for a shelf at its cost ({error}) Name a shelf made on its own (--shelf RUN), "
+            f"or go without one (--controls task,tuned)."
         ) from None

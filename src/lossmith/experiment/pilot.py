@@ -1,7 +1,7 @@
 """The pilot: the task loss, once, before anything is created on disk.
 
-It finds out three things: that the task works, how long a step takes, and from which step on a candidate can be said to be at
-chance (no earlier than the task loss itself has left it, DESIGN §5).
+It finds out three things: that the task works, how long a step takes, and from which step on a candidate can be said to
+be at chance (no earlier than the task loss itself has left it, DESIGN §5).
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ def run_pilot(task: AnyTask, plan: Plan, *, budget: float, data_fraction: float 
     done = evaluate(task, Request(loss, first, budget, data_fraction=data_fraction, curve=points), plan)
     if not done.status.ok:
         raise TaskError(
-            f"the task loss {task.controls[0]} fails on task {task.name!r} ({done.status.kind}: {done.status.sentence}): "
+            f"the task loss {task.controls[0]} fails on task {task.name!r} "
+            f"({done.status.kind}: {done.status.sentence}): "
             f"correct the recipe (learning rate, steps) or the data before searching for another loss."
         )
     value = done.metrics["fitness"]

@@ -23,7 +23,8 @@ class Best:
 
     Args:
         loss: an `nn.Module`. lr_scale: factor on the recipe's learning rate. budget: share of the full training.
-        value: metric it was chosen by; `chosen_on`: "selection" (full training, fresh seeds) or "fitness" (in the search).
+        value: metric it was chosen by; `chosen_on`: "selection" (full training, fresh seeds) or "fitness" (in the
+            search).
         position: "generation.position".
     """
 

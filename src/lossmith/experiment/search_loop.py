@@ -1,7 +1,7 @@
 """The search: ask, evaluate, tell, generation after generation, each step stored before the next is begun.
 
-A killed search loses the trainings in flight and nothing else: the method's state is the checkpoint of the last told generation,
-`ask` is a pure function of it, and every training is looked up in the store before it is done.
+A killed search loses the trainings in flight and nothing else: the method's state is the checkpoint of the last told
+generation, `ask` is a pure function of it, and every training is looked up in the store before it is done.
 """
 
 from __future__ import annotations
@@ -184,13 +184,11 @@ class SearchLoop:
                 best[0].mean(len(best[0].fitness))
             )  # fitness is ± the value: applied twice it is undone
             task = self.session.task
-            formula = str(from_json(self.tried[best[0].position].candidate.loss, head=_own_head(task.head)))
+            formula = str(
+                from_json(self.tried[best[0].position].candidate.loss, head=task.head if callable(task.head) else None)
+            )
         self.session.emit(
             GenerationFinished(
                 number, self.settings.generations, value, self.session.task.metric.name, formula, dict(counts)
             )
         )
-
-
-def _own_head(head: object) -> object:
-    return head if callable(head) else None

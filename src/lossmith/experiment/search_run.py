@@ -54,8 +54,8 @@ def search(
         task: of either floor.
         generations: ask–tell cycles.
         partial: effort per candidate: a share of the full training in (0, 1], or a number of steps above 1.
-        fidelity: what a partial training has less of: "steps" (the first steps of the full schedule) or "data" (that share
-            of the rows, the whole schedule run over that share of the steps).
+        fidelity: what a partial training has less of: "steps" (the first steps of the full schedule) or "data" (that
+            share of the rows, the whole schedule run over that share of the steps).
         seed: of everything random.
         path: run folder; `runs/METHOD-TASK-seedN` by default.
         start_from: losses the search starts from: names, losses, or a run (its finalists, best first).

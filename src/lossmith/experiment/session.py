@@ -1,7 +1,8 @@
 """One sitting at a run: the store, the task, the executor and the listeners, held together.
 
-Everything a run does is a set of `Request`s. `Session.evaluate` answers them from the store where it can and trains the rest,
-one transaction per finished chunk; so whatever is asked twice, after a kill or by another command, is trained once.
+Everything a run does is a set of `Request`s. `Session.evaluate` answers them from the store where it can and trains the
+rest, one transaction per finished chunk; so whatever is asked twice, after a kill or by another command, is trained
+once.
 """
 
 from __future__ import annotations

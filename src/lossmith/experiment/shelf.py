@@ -1,4 +1,4 @@
-"""The shelf of a task: published losses × learning rate × label smoothing × early stopping, at a given number of training steps."""
+"""The shelf of a task: published losses × learning rate × label smoothing × early stopping, at a given cost."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def shelf(
 ) -> Run:
     """Try what is published, with care.
 
-    Every grid point gets a partial training; the best `finalists` are trained in full on fresh seeds with early stopping on
-    the fitness split, and chosen on the selection split: the protocol of a search, so that the comparison is fair.
+    Every grid point gets a partial training; the best `finalists` are trained in full on fresh seeds with early
+    stopping on the fitness split, and chosen on the selection split: the protocol of a search, so that it is fair.
 
     Args:
         training_steps: how many training steps it may use, those of the finalists included; None takes the whole grid.
@@ -47,8 +47,8 @@ def shelf(
     scored = 1 if isinstance(task, Task) else 2  # a training function answers for one split, so it is called for each
     if training_steps is not None:
         while True:
-            # Each finalist is trained in full, once more stopped early; winner and task loss once more in part. At most half goes
-            # into finalists, so that the grid stays wide.
+            # Each finalist is trained in full, once more stopped early; winner and task loss once more in part. At most
+            # half goes into finalists, so that the grid stays wide.
             finals = finalist_seeds * (2 * finalists * full * scored + each * (1 + scored))
             partials = max(0, (training_steps - finals) // each)
             count = partials - -(-partials // (POPULATION + 1))  # one per generation goes to the elite's further seed

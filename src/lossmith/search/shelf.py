@@ -1,7 +1,7 @@
 """The shelf: published losses × learning rate × label smoothing, the bar a search has to beat (DESIGN §5).
 
-It proposes the whole grid, the sensible defaults first, so that any budget cuts off the far corners only. It has the form of a
-search method, so a shelf is evaluated, stored, resumed and chosen from exactly as a search is.
+It proposes the whole grid, the sensible defaults first, so that any budget cuts off the far corners only. It has the
+form of a search method, so a shelf is evaluated, stored, resumed and chosen from exactly as a search is.
 """
 
 from __future__ import annotations
