@@ -14,13 +14,13 @@ from torch import nn
 import lossmith as lm
 from lossmith.rng import torch_stream
 
-TAGS, LONGEST = 5, 10
+TAGS, LONGEST = 5, 8
 
 
 def make_rows(name, wrong):
     draws, shape = torch_stream(0, name), (300, LONGEST)
     tokens = torch.randint(TAGS, shape, generator=draws)
-    mask = torch.arange(LONGEST) < torch.randint(5, LONGEST + 1, (300, 1), generator=draws)
+    mask = torch.arange(LONGEST) < torch.randint(4, LONGEST + 1, (300, 1), generator=draws)
     noise = torch.randint(TAGS, shape, generator=draws) * (torch.rand(shape, generator=draws) < wrong)
     tags = (tokens.diff(prepend=torch.zeros(300, 1, dtype=torch.long)) + noise) % TAGS
     return {"tokens": tokens * mask, "tags": tags.masked_fill(~mask, -100), "mask": mask}
@@ -45,7 +45,7 @@ def forward(model, batch):
 if __name__ == "__main__":
     path = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/masked_sequence")
     train, valid, test = make_rows("train", 0.4), make_rows("valid", 0.4), make_rows("test", 0.0)
-    recipe = lm.Recipe(steps=150, batch_size=32, optimizer=lm.Adam(lr=0.01))
+    recipe = lm.Recipe(steps=80, batch_size=32, optimizer=lm.Adam(lr=0.02))
     task = lm.Task(model=lambda seed: Tagger(), train=train, valid=valid, test=test, forward=forward, recipe=recipe)
     if path.exists():
         run = lm.resume(path, task=task)

@@ -25,7 +25,7 @@ def make_model():
 def train(loss, trial):
     model = make_model()  # torch's own generator is set from trial.seed: equal seeds, equal weights and batches
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1 * trial.lr_scale, momentum=0.9)
-    for epoch in range(round(20 * trial.budget) or 1):
+    for epoch in range(round(12 * trial.budget) or 1):
         for batch in rows["train"][torch.randperm(800)].split(50):
             optimizer.zero_grad()
             value = loss(model(images[batch].float() / 16), labels[batch])
@@ -41,5 +41,5 @@ if __name__ == "__main__":
     if path.exists():
         run = lm.resume(path, task=task)
     else:
-        run = lm.search(lm.TaylorGLO(population=8), task, generations=4, partial=0.2, path=path, finalists=2)
+        run = lm.search(lm.TaylorGLO(population=8), task, generations=4, partial=0.25, path=path, finalists=2)
     print(run.best.loss, lm.evaluate(run, task, controls=["task"]).sentence, sep="\n")

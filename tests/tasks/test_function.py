@@ -47,7 +47,6 @@ def test_the_trial_arrives() -> None:
         {"error_rate": 0.25},
         {"error_rate": torch.tensor(0.25, requires_grad=True), "loss": None},
     ],
-    ids=str,
 )
 def test_forms_of_a_metric(value: Any) -> None:
     outcome = run(returning(value))
@@ -73,7 +72,6 @@ def test_a_whole_number_is_a_number() -> None:
         ({}, ["without 'error_rate'", "nothing"]),
         ({"error_rate": "low"}, ["'low'"]),
     ],
-    ids=str,
 )
 def test_what_is_no_metric_is_refused_in_a_sentence(value: Any, words: list[str]) -> None:
     with pytest.raises(TaskError) as caught:
@@ -236,9 +234,7 @@ def test_bad_options(options: dict[str, Any], words: list[str]) -> None:
         assert word in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "parts", [{"seed": -1}, {"budget": 0}, {"budget": 1.5}, {"split": "train"}, {"lr_scale": 0}], ids=str
-)
+@pytest.mark.parametrize("parts", [{"seed": -1}, {"budget": 0}, {"budget": 1.5}, {"split": "train"}, {"lr_scale": 0}])
 def test_bad_trials(parts: dict[str, Any]) -> None:
     with pytest.raises(TaskError, match=f"Trial.{next(iter(parts))} is"):
         Trial(**{"seed": 0, **parts})

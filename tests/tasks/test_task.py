@@ -268,7 +268,6 @@ class Net(nn.Linear):
         ({"test": "mnist"}, ["test", "str"]),
         ({"metric": lambda output, target: 0.0}, ["direction"]),
     ],
-    ids=str,
 )
 def test_bad_parts_are_refused_in_a_sentence(parts: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(TaskError) as caught:

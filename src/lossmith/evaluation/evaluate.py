@@ -115,13 +115,17 @@ def _step(reported: float, steps: int) -> int:
 
 
 def _on_device(task: Task, device: str) -> Task:
-    wanted, here = torch.device(device), task.device
-    if wanted.type == here.type and wanted.index in (None, here.index):
+    if _serves(task, device):
         return task
     moved = _moved.get(task)
-    if moved is None or moved.device.type != wanted.type or wanted.index not in (None, moved.device.index):
+    if moved is None or not _serves(moved, device):
         moved = _moved[task] = task.to_device(device)
     return moved
+
+
+def _serves(task: Task, device: str) -> bool:
+    wanted, here = torch.device(device), task.device
+    return wanted.type == here.type and (wanted.type == "cpu" or wanted.index in (None, here.index))
 
 
 def _with_prior(loss: Loss | LossSet, task: AnyTask) -> Loss | LossSet:

@@ -57,11 +57,16 @@ def run_chunk(payload: Payload, requests: Sequence[Request], plan: Plan) -> list
     Raises:
         TaskError: the task cannot be rebuilt in this process.
     """
-    done = evaluate_chunk(_rebuilt(payload), requests, plan)
+    done = evaluate_chunk(rebuilt(payload), requests, plan)
     return [replace(evaluation, worker=str(os.getpid())) for evaluation in done]
 
 
-def _rebuilt(payload: Payload) -> AnyTask:
+def rebuilt(payload: Payload) -> AnyTask:
+    """The task, read at its first use in this process.
+
+    Raises:
+        TaskError: it cannot be rebuilt here.
+    """
     with _READING:
         task = _TASKS.get(payload.digest)
         if task is None:

@@ -47,14 +47,14 @@ def run_requests(requests: Sequence[Request], executor: AnyExecutor, plan: Plan)
                 flying[executor.submit_chunk(chunk.requests, plan)] = chunk
                 if executor.workers == 1 and next(iter(flying)).done():
                     break  # in process: hand out each chunk before the next is begun
-            done, pending = wait(flying, timeout=LOOK_EVERY, return_when=FIRST_COMPLETED)
-            for future in [*done, *filter(executor.lost, pending)]:
+            wait(flying, timeout=LOOK_EVERY, return_when=FIRST_COMPLETED)  # it overlooks what was cancelled unbegun
+            for future in [future for future in flying if future.done() or executor.lost(future)]:
                 chunk = flying.pop(future)
-                if future in pending:
+                if future.done():
+                    finished, again = _settle(future, chunk, plan)
+                else:
                     future.cancel()
                     finished, again = _died(chunk, "it ended in the middle of its work")
-                else:
-                    finished, again = _settle(future, chunk, plan)
                 waiting.extend(reversed(again))
                 if finished:
                     yield finished

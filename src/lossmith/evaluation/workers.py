@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import multiprocessing.popen_spawn_posix
 import multiprocessing.spawn
@@ -13,15 +14,15 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 from typing import Any
 
 import pebble
 
-from lossmith.errors import LossmithError, SpecError
-from lossmith.evaluation.payload import Payload, digest, pack, run_chunk
+from lossmith.errors import LossmithError, SpecError, TaskError
+from lossmith.evaluation.payload import Payload, digest, pack, rebuilt, run_chunk
 from lossmith.evaluation.plan import Plan
 from lossmith.records import Evaluation, Request
 from lossmith.tasks import AnyTask
@@ -102,7 +103,7 @@ class Workers:
         self._folder.cleanup()
 
     def _new_pool(self) -> Any:
-        arguments = (os.getpid(), self._folder.name)
+        arguments = (os.getpid(), self._folder.name, self._payload)
         context = _MainlessContext()
         return pebble.ProcessPool(self.workers, context=context, initializer=_start_worker, initargs=arguments)
 
@@ -150,10 +151,11 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _start_worker(host: int, folder: str) -> None:
+def _start_worker(host: int, folder: str, payload: Payload) -> None:
     """Ctrl-C belongs to the host, which ends the workers itself; a worker whose host is gone tidies up and ends too."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
     def watch() -> None:
         pause = threading.Event()
@@ -163,15 +165,20 @@ def _start_worker(host: int, folder: str) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+    # What is done once per process must not count against the first candidate's deadline.
+    importlib.import_module("torch._dynamo")  # by torch.optim at its first step, and it takes seconds
+    with suppress(TaskError):  # said again where it can be answered to
+        rebuilt(payload)
 
 
 # A spawned child normally imports the parent's `__main__`, which would run a user's unguarded script again in every
-# worker. Tasks travel by value, so the child does not need it: these classes leave it out.
+# worker. Tasks travel by value, so the child does not need it: these classes leave it out. The child also inherits that
+# Ctrl-C waits, so that one pressed while it still imports brings no traceback from every worker.
 _launch_lock = threading.Lock()
 
 
 @contextmanager
-def _without_main() -> Iterator[None]:
+def _alone() -> Iterator[None]:
     with _launch_lock:
         original = multiprocessing.spawn.get_preparation_data
 
@@ -180,16 +187,18 @@ def _without_main() -> Iterator[None]:
             return {k: v for k, v in data.items() if not k.startswith("init_main")}
 
         multiprocessing.spawn.get_preparation_data = preparation_data
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             yield
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             multiprocessing.spawn.get_preparation_data = original
 
 
 class _MainlessProcess(SpawnProcess):
     @staticmethod
     def _Popen(process_obj: Any) -> Any:  # the hook multiprocessing offers for this
-        with _without_main():
+        with _alone():
             return multiprocessing.popen_spawn_posix.Popen(process_obj)
 
 
