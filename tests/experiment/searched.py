@@ -8,6 +8,7 @@ FAULT is "ask", "evaluate", "record", "tell" or "checkpoint": the process raises
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import lossmith as lm
@@ -15,6 +16,7 @@ from lossmith.experiment.run import Run
 from lossmith.store import fault_injection
 
 GENERATIONS = 5
+armed = ExitStack()  # kept for the life of the process
 
 
 class InjectedFault(Exception):
@@ -45,7 +47,7 @@ def inject(fault: str) -> None:
                 if seen["count"] == (7 if fault == "record" else 2):
                     raise InjectedFault(fault)
 
-        fault_injection(hook).__enter__()
+        armed.enter_context(fault_injection(hook))
     elif fault == "ask":
         from lossmith.search import TaylorGLO
 
