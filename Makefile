@@ -60,7 +60,7 @@ chaos: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/recover_rule.py
-	$(BIN)/python benchmarks/loops.py
+	$(BIN)/python benchmarks/vs_random.py
 
 clean:
 	rm -rf $(VENV) runs
