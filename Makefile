@@ -29,14 +29,14 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 install: $(VENV)/.installed
 
 TASK := digits/mlp@noise=0.4
-SEARCH := --method taylorglo --task $(TASK) --generations 8 --population 16 --seed 0
+SEARCH := --method taylorglo --task $(TASK) --steps 1500 --generations 8 --population 16 --seed 0
 
 demo: $(VENV)/.installed
 	@rm -rf runs/demo
 	@echo "\n# What it will cost\n"
 	$(BIN)/lossmith plan $(SEARCH) --seeds 10
 	@echo "\n# The bar to beat: published losses x learning rate x label smoothing x early stopping\n"
-	$(BIN)/lossmith shelf --task $(TASK) --budget-steps 100000 --seed 0 --run runs/demo/shelf
+	$(BIN)/lossmith shelf --task $(TASK) --steps 1500 --budget-steps 50000 --seed 0 --run runs/demo/shelf
 	@echo "\n# The search\n"
 	$(BIN)/lossmith search $(SEARCH) --shelf runs/demo/shelf --run runs/demo/search
 	@echo "\n# Is it really better?\n"
