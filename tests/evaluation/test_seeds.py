@@ -43,6 +43,8 @@ def test_candidates_are_compared_on_common_seeds() -> None:
     elite, lucky = Standing((0, 0), [1.0, 9.0, 9.0]), Standing((1, 0), [2.0])
     assert better(elite, lucky)  # 1 < 2 on the seed both have had, although the elite's mean is 6.3
     assert not better(lucky, elite)
+    newcomer = Standing((2, 0), [0.5])
+    assert better(newcomer, elite)  # having had fewer seeds is no fault
     tied = Standing((1, 1), [1.0])
     assert better(elite, tied)  # more seeds win a tie
     assert better(Standing((0, 1), [1.0]), tied)  # then the earlier one

@@ -105,6 +105,16 @@ def test_rows_of_weight_zero_contribute_nothing(name: str, head: str, garbage: f
     assert rows[~keep].tolist() == [0.0, 0.0]
 
 
+@pytest.mark.filterwarnings("ignore:Anomaly Detection has been enabled")
+def test_padding_raises_no_alarm_in_anomaly_mode() -> None:
+    output = torch.tensor([[1.0], [2.0]], requires_grad=True)
+    target, weight = torch.tensor([[0.0], [math.nan]]), torch.tensor([1.0, 0.0])
+    with torch.autograd.detect_anomaly():  # complains of every NaN inside the backward pass, used or not
+        loss("mse", head="identity")(output, target, weight=weight).backward()
+    assert output.grad is not None
+    assert output.grad.tolist() == [[2.0], [0.0]]
+
+
 def test_targets_in_every_form_are_one_loss() -> None:
     output, target = normal(4, 5), classes(4)
     one_hot = F.one_hot(target, 5)

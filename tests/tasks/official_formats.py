@@ -31,7 +31,8 @@ def write_mnist(folder: Path, train: int = 3, test: int = 2, *, compress: bool =
     for part, rows in (("train", train), ("t10k", test)):
         for kind, array in (("images-idx3", bytes_of(rows, 28, 28)), ("labels-idx1", bytes_of(rows, below=10))):
             name, raw = f"{part}-{kind}-ubyte", idx(array)
-            (folder / (f"{name}.gz" if compress else name)).write_bytes(gzip.compress(raw, mtime=0) if compress else raw)
+            content = gzip.compress(raw, mtime=0) if compress else raw
+            (folder / (f"{name}.gz" if compress else name)).write_bytes(content)
 
 
 def write_cifar10(folder: Path) -> None:
