@@ -14,6 +14,12 @@ import pytest
 
 LEFT_AFTER = 20.0  # seconds in which everything that a run started must be gone
 
+
+def listens_to_ctrl_c() -> None:
+    """In a child before it starts: what a shell puts in the background ignores Ctrl-C, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 # No `if __name__ == "__main__"`, a task of this very file, and a task of code as a notebook runs it.
 SCRIPT = """
 import signal
