@@ -109,6 +109,7 @@ def test_a_script_without_a_guard(tmp_path: Path, end: signal.Signals) -> None:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,  # a group of its own, as a terminal gives one
+        preexec_fn=listens_to_ctrl_c,
     )
     try:
         assert eventually(lambda: marker.exists() or host.poll() is not None, within=120)
