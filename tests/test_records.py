@@ -3,14 +3,29 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lossmith.records import OK, SPLITS, Candidate, Evaluation, Request, Status, canonical_json, content_hash
+from lossmith.errors import SpecError
+from lossmith.records import (
+    OK,
+    SPLITS,
+    Candidate,
+    Evaluation,
+    Preparation,
+    Request,
+    Screening,
+    Status,
+    Tuning,
+    Work,
+    canonical_json,
+    content_hash,
+)
 
 KINDS = ("ok", "screened", "diverged", "at_chance", "timed_out", "crashed", "duplicate_of")  # DESIGN §5
 documents = st.recursive(
@@ -62,6 +77,8 @@ CHANGES: dict[str, Any] = {
     "splits": ("fitness", "test"),
     "curve": 4,
     "stop_at_chance": True,
+    "work": "screen",
+    "settings": '{"rows":3}',
 }
 
 
@@ -82,8 +99,63 @@ def test_equal_requests_have_equal_keys() -> None:
     assert from_numpy.key == one.key
 
 
+def test_trainings_keep_the_keys_they_had_before_there_was_other_work() -> None:
+    # written by Lossmith 0.1.0 at format 1 of the run file
+    assert Request("loss", 0).key == "8fa9eb021d3e35d7"
+    full = Request("loss", 3, budget=0.5, lr_scale=2.0, splits=("fitness", "test"), curve=4, stop_at_chance=True)
+    assert full.key == "ca43508df2812157"
+    work = {dataclasses.replace(full, work=kind).key for kind in get_args(Work)}  # type: ignore[arg-type]
+    assert len(work) == 3
+
+
+@pytest.mark.parametrize("text", ["", "fine", "OK", "screen:x", "ok ", ":invariant"])
+def test_a_status_that_does_not_exist(text: str) -> None:
+    with pytest.raises(ValueError, match="is no status: it must begin with ok, screened, diverged"):
+        Status.parse(text)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 10**6), st.booleans())
+def test_settings_of_a_screen_go_through_text(steps: int, rows: int, equivalence: bool) -> None:
+    screening = Screening(steps, rows, equivalence)
+    assert Screening.from_settings(screening.to_settings()) == screening
+    for after in (screening, None):
+        tuning = Tuning(rows, rows, 0.1 + steps, after)
+        assert Tuning.from_settings(tuning.to_settings()) == tuning
+        assert canonical_json(json.loads(tuning.to_settings())) == tuning.to_settings()
+
+
+def test_settings_say_what_the_papers_say() -> None:
+    assert Screening() == Screening(rejection_steps=1000, rows=100, gradient_equivalence=True)  # ALGORITHMS §4
+    assert Tuning() == Tuning(meta_steps=250, unroll_length=1, meta_lr=1e-3, screen_after=None)  # ALGORITHMS §4
+    assert Preparation() == Preparation(screening=None, tuning=None)
+    assert Tuning(meta_lr=1).to_settings() == Tuning(meta_lr=1.0).to_settings()  # equal settings, equal keys
+    assert Screening.from_settings("{}") == Screening()
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: Screening(rows=0), "rows = 0: a whole number of at least 1"),
+        (lambda: Screening(rejection_steps=-1), "rejection_steps = -1: a whole number of at least 0"),
+        (lambda: Screening(rows=2.5), "rows = 2.5"),
+        (lambda: Screening(gradient_equivalence="no"), "gradient_equivalence = 'no': true or false"),
+        (lambda: Tuning(meta_steps=0), "meta_steps = 0"),
+        (lambda: Tuning(unroll_length=True), "unroll_length = True"),
+        (lambda: Tuning(meta_lr=math.inf), "meta_lr = inf: a finite number above 0"),
+        (lambda: Tuning(meta_lr=0.0), "meta_lr = 0.0"),
+        (lambda: Tuning(screen_after=True), "screen_after = True: a Screening or None"),
+        (lambda: Tuning.from_settings('{"screen_after":7}'), "no settings of a Screening"),
+        (lambda: Screening.from_settings("no JSON"), "'no JSON' are no settings of a Screening: a JSON object"),
+        (lambda: Screening.from_settings('{"row":1}'), "unknown setting 'row' of a Screening: it has rejection_steps,"),
+    ],
+)
+def test_settings_out_of_range(make: Callable[[], Any], match: str) -> None:
+    with pytest.raises(SpecError, match=match):
+        make()
+
+
 def test_records_are_values() -> None:
-    for record in (Request("loss", 0), Candidate("loss", "key"), Evaluation("key", OK), OK):
+    for record in (Request("loss", 0), Candidate("loss", "key"), Evaluation("key", OK), OK, Screening(), Tuning()):
         with pytest.raises(dataclasses.FrozenInstanceError):
             record.status = OK  # type: ignore[misc, union-attr]
         assert record == dataclasses.replace(record)

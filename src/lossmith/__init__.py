@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # the same names as `_HOMES`, for type checkers and editors
     from lossmith.experiment.run import Run
     from lossmith.losses import Loss, LossSet, from_json, loss, to_json
     from lossmith.losses.export import export
-    from lossmith.search import METHODS, RandomSearch, TaylorGLO
+    from lossmith.search import GLO, GPLFL, METHODS, EvoMAL, RandomSearch, RandomTrees, TaylorGLO
     from lossmith.tasks import (
         SGD,
         TASKS,
@@ -42,16 +42,20 @@ if TYPE_CHECKING:  # the same names as `_HOMES`, for type checkers and editors
 __version__ = "0.1.0"
 
 __all__ = [
+    "GLO",
+    "GPLFL",
     "METHODS",
     "SGD",
     "TASKS",
     "Adam",
     "AdamW",
+    "EvoMAL",
     "Loss",
     "LossSet",
     "LossmithError",
     "Plan",
     "RandomSearch",
+    "RandomTrees",
     "Recipe",
     "Run",
     "Task",
@@ -80,12 +84,16 @@ __all__ = [
 _HOMES = {
     "Adam": "lossmith.tasks",
     "AdamW": "lossmith.tasks",
+    "EvoMAL": "lossmith.search",
+    "GLO": "lossmith.search",
+    "GPLFL": "lossmith.search",
     "Loss": "lossmith.losses",
     "LossSet": "lossmith.losses",
     "LossmithError": "lossmith.errors",
     "METHODS": "lossmith.search",
     "Plan": "lossmith.evaluation",
     "RandomSearch": "lossmith.search",
+    "RandomTrees": "lossmith.search",
     "Recipe": "lossmith.tasks",
     "Run": "lossmith.experiment",
     "SGD": "lossmith.tasks",

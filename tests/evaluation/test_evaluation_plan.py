@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 from lossmith.errors import SpecError
 from lossmith.evaluation import Plan, check_device, make_plan
+from lossmith.records import Work
 from lossmith.tasks import Task
 
 
@@ -17,6 +19,7 @@ def test_the_plan_of_a_small_network() -> None:
     plan = make_plan(small_task())
     assert (plan.engine, plan.device, plan.dtype, plan.threads) == ("sequential", "cpu", "float32", 1)
     assert (plan.channels_last, plan.chunk, plan.chance_step, plan.deadline) == (False, 1, 0, 0.0)
+    assert {work: plan.chunk_of(work) for work in get_args(Work)} == {"train": 1, "screen": 64, "tune": 8}
     assert plan.reason
     assert make_plan(small_task(), engine="sequential", deadline=2.5).deadline == 2.5
 
@@ -40,6 +43,8 @@ def test_a_training_function_keeps_the_threads_it_finds(monkeypatch: pytest.Monk
 def test_a_plan_goes_through_a_spec() -> None:
     plan = Plan(chance_step=7, chance_value=0.5, deadline=3.0, reason="because")
     assert Plan(**json.loads(json.dumps(plan.to_dict()))) == plan
+    older = {name: value for name, value in plan.to_dict().items() if name not in ("screen_chunk", "tune_chunk")}
+    assert Plan(**older) == plan  # of a run that knew only trainings
 
 
 @pytest.mark.parametrize("deadline", [0, -1.0, math.nan])

@@ -9,7 +9,7 @@ import pytest
 
 from lossmith.errors import LossmithError, TaskError
 from lossmith.evaluation import Plan, run_requests, runner
-from lossmith.records import Evaluation, Request, Status
+from lossmith.records import Evaluation, Request, Status, Work
 
 REQUESTS = [Request("{}", seed) for seed in range(5)]
 SEED = {request.key: request.seed for request in REQUESTS}
@@ -66,6 +66,18 @@ def test_chunks_are_those_of_the_plan_at_any_worker_count() -> None:
         assert executor.tried == [(0, 1), (2, 3), (4,)]
         assert set(statuses.values()) == {("ok", 1)}
     assert list(run_requests([], Scripted(lambda seeds, n: None), Plan())) == []  # type: ignore[arg-type]
+
+
+def test_a_chunk_holds_one_kind_of_work() -> None:
+    kinds: list[Work] = ["screen"] * 5 + ["tune"] * 3 + ["train"] * 3 + ["screen"]  # type: ignore[list-item]
+    mixed = [Request("{}", seed, work=work) for seed, work in enumerate(kinds)]
+    plan = Plan(chunk=1, screen_chunk=4, tune_chunk=2)
+    expected = [(0, 1, 2, 3), (4,), (5, 6), (7,), (8,), (9,), (10,), (11,)]
+    for workers in (1, 3):
+        executor = Scripted(lambda seeds, n: None, workers)
+        done = [e.request for chunk in run_requests(mixed, executor, plan) for e in chunk]  # type: ignore[arg-type]
+        assert executor.tried == expected
+        assert sorted(done) == sorted(r.key for r in mixed)
 
 
 def test_what_is_done_is_handed_out_before_more_is_begun() -> None:

@@ -1,8 +1,9 @@
 """The small search that the tests of resuming kill: as a module for tests in this process, as a program for SIGKILL.
 
-    python searched.py FOLDER [WORKERS] [FAULT]
+    python searched.py FOLDER [WORKERS] [FAULT] [METHOD]
 
-FAULT is "ask", "evaluate", "record", "tell" or "checkpoint": the process raises there, once, in the second generation.
+FAULT is "ask", "evaluate", "record", "tell" or "checkpoint": the process raises there, once, in the second generation;
+"none" leaves it alone.
 """
 
 from __future__ import annotations
@@ -23,16 +24,32 @@ class InjectedFault(Exception):
     """Raised where a test wants a process to fail."""
 
 
-def begin_or_resume(folder: Path, workers: int = 0) -> Run:
+SETTINGS: dict[str, dict[str, object]] = {
+    "taylorglo": {"population": 5},
+    "random_trees": {"population": 5},
+    "glo": {"population": 5, "elite_count": 1, "tree_generations": 3},
+    "gplfl": {"population": 5, "rejection_steps": 20},
+    "evomal": {"population": 5, "rejection_steps": 20, "meta_steps": 4},
+}
+
+
+def begin_or_resume(folder: Path, workers: int = 0, method: str = "taylorglo") -> Run:
     """Run the search in `folder` to its end, from wherever it stands."""
     if (folder / "lossmith.db").exists():
         found = lm.resume(folder, workers=workers)
         assert isinstance(found, Run)
         return found
-    method = lm.TaylorGLO(population=5)
     task = lm.task("digits/mlp@noise=0.4", steps=200)
     return lm.search(
-        method, task, generations=GENERATIONS, partial=20, path=folder, workers=workers, finalists=2, finalist_seeds=2
+        method,
+        task,
+        settings=SETTINGS[method],
+        generations=GENERATIONS,
+        partial=20,
+        path=folder,
+        workers=workers,
+        finalists=2,
+        finalist_seeds=2,
     )
 
 
@@ -75,6 +92,6 @@ def inject(fault: str) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 3:
+    if len(sys.argv) > 3 and sys.argv[3] != "none":
         inject(sys.argv[3])
-    begin_or_resume(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0)
+    begin_or_resume(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0, *sys.argv[4:])

@@ -97,7 +97,7 @@ def test_every_input_is_exported() -> None:
 
 
 def test_values_that_do_not_fill_the_row() -> None:
-    for text in ("-p_t", "n*p_t/p_t", "exp(-m)"):
+    for text in ("-p_t", "n*p_t/p_t", "exp(-m)", "-log(p_t)"):
         original = Loss(Tree(parse(text)))
         assert_same(original, export(original), *data("softmax")[:2])
 

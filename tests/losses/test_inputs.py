@@ -73,7 +73,7 @@ def test_logs_of_a_sigmoid_are_those_of_the_pair(z: float) -> None:
 def test_every_input_is_finite_and_so_is_its_gradient(head: object, dtype: torch.dtype) -> None:
     reads = frozenset(INPUTS) | frozenset(LOWERED)
     if head == "identity":
-        reads -= {"m", "p_t"}
+        reads -= {"m", "p_t", "log_p_t"}
     output = torch.tensor(ROWS, dtype=dtype, requires_grad=True)
     prior = torch.full((2 if head == "sigmoid" else 3,), 0.3, dtype=dtype)
     x = compute_inputs(reads, output, ONE_HOT.to(dtype), head, prior=prior, progress=0.5)  # type: ignore[arg-type]
@@ -122,7 +122,7 @@ def test_the_inputs_agree_with_one_another(rows: list[list[float]]) -> None:
 
 def test_identity_is_the_output_itself() -> None:
     output, target = torch.tensor([[-2.0, 0.0, 3.0]]), torch.tensor([[1.0, 1.0, 1.0]])
-    x = compute_inputs(frozenset({"p", "z", "r", "n"}) | frozenset(LOWERED), output, target, "identity")
+    x = compute_inputs(frozenset({"p", "z", "r", "n", "log_p", "inv_p"}), output, target, "identity")
     assert x["p"] is output
     assert x["r"].tolist() == [[-3.0, -1.0, 2.0]]  # type: ignore[union-attr]
     expected = torch.tensor([[2.0, PROTECTION, 3.0]]).log()
@@ -150,6 +150,16 @@ def test_row_inputs_of_a_sigmoid_belong_to_each_output() -> None:
     assert margin.tolist() == [[[2.0], [1.0]]]  # z − 0 where t = 1, 0 − z where t = 0
     p_t = of("p_t", output, target, "sigmoid")
     torch.testing.assert_close(p_t[0, :, 0], torch.sigmoid(torch.tensor([2.0, 1.0])))
+    torch.testing.assert_close(of("log_p_t", output, target, "sigmoid"), p_t.log())
+
+
+def test_the_logarithm_of_the_target_s_prediction_is_exact_where_it_underflows() -> None:
+    output, target = torch.tensor([[400.0, 0.0, -300.0]]), torch.tensor([[0.0, 0.0, 1.0]])
+    assert of("p_t", output, target).item() == 0.0
+    assert of("log_p_t", output, target).tolist() == [[-700.0]]  # −300 − log(e^400 + …)
+    assert of("log_p_t", torch.tensor([[-200.0]]), torch.tensor([[1.0]]), "sigmoid").item() == -200.0
+    clamped = of("log_p_t", torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, 0.0]]), lambda z: z)
+    assert clamped.item() == pytest.approx(-16.11809565095832)  # log 1e-7: a head of one's own has only p
 
 
 def test_weight_progress_and_prior_are_handed_on() -> None:
@@ -179,6 +189,7 @@ def test_from_the_prediction() -> None:
     [
         ("m", "identity", "needs class targets"),
         ("p_t", "identity", "needs class targets"),
+        ("log_p_t", "identity", "needs class targets"),
         ("tau", "softmax", "progress=step / steps"),
         ("prior", "softmax", "build it with prior="),
         ("gamma", "softmax", "unknown loss input 'gamma': one of t, p, z"),

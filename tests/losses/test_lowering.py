@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import pickle
 
 import pytest
@@ -8,6 +9,7 @@ from expression_trees import SMOOTH, trees
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lossmith.losses import Loss, Tree
 from lossmith.losses.expression import Node, Number
 from lossmith.losses.inputs import compute_inputs
 from lossmith.losses.lowering import Program, evaluate, lower
@@ -42,6 +44,10 @@ from lossmith.losses.printer import to_text
         ("2*3 + log(n)", "6 + log(n)"),
         ("t/(p*r*p_t)", "t/(r*p_t)*inv_p"),
         ("t/(p*(1 + p))", "t/(1 + p)*inv_p"),
+        ("-log(p_t)", "-log_p_t"),
+        ("log(2*p_t/n)", "0.6931471805599453 + log_p_t + -1*log(n)"),
+        ("log(p_t*p)", "log_p_t + log_p"),
+        ("p_t^0.7", "exp(0.7*log_p_t)"),
         # what must stay as it is
         ("protected_log(p)", "protected_log(p)"),
         ("log(t*p)", "log(t*p)"),
@@ -53,6 +59,8 @@ from lossmith.losses.printer import to_text
         ("p^2", "p^2"),
         ("p^-0.5", "p^-0.5"),
         ("p^t", "p^t"),
+        ("1/p_t", "1/p_t"),
+        ("log(1 - p_t)", "log(1 - p_t)"),
         ("exp(1000)*p", "exp(1000)*p"),
     ],
 )
@@ -65,6 +73,39 @@ def test_a_coefficient_keeps_its_logarithm() -> None:
     for text in ("log(2*p)", "log(-2*p)", "log(p/0.5)"):
         lowered = lower(parse(text))
         assert evaluate(lowered, {"log_p": -3.0}) == pytest.approx(0.6931471805599453 - 3.0, rel=1e-15)  # log 2
+
+
+def test_the_logarithm_of_the_target_s_prediction_is_finite_and_right_for_extreme_logits() -> None:
+    loss = Loss(Tree(parse("-log(p_t)")), outputs="mean")
+    for dtype in (torch.float32, torch.float64):
+        output = torch.tensor([[1000.0, 0.0, -1e4], [-2000.0, 2000.0, 0.0], [0.5, 2.0, 1.0]], dtype=dtype)
+        output.requires_grad_()
+        target = torch.tensor([2, 1, 0])
+        value = loss(output, target)
+        torch.testing.assert_close(value, torch.nn.functional.cross_entropy(output, target))
+        assert value > 1e4 / 3
+        (slope,) = torch.autograd.grad(value, output)
+        expected = (output.detach().softmax(-1) - torch.eye(3, dtype=dtype)[target]) / 3
+        torch.testing.assert_close(slope, expected)
+
+
+def test_parameters_are_split_off_as_numbers_are() -> None:
+    names = frozenset({"a", "b"})
+    for text, lowered in [
+        ("log(a*p)", "log(a) + log_p"),
+        ("log(p_t/(a*b))", "log_p_t + -1*log(a) + -1*log(b)"),
+        ("t/(a*p)", "t/a*inv_p"),
+        ("log(a*t)", "log(a*t)"),
+        ("log(a)", "log(a)"),
+    ]:
+        symbols = ("p", "t", "p_t", "log_p", "log_p_t", "inv_p", *names)
+        root = parse(text, symbols=symbols)
+        found = lower(root, parameters=names)
+        assert to_text(found) == to_text(parse(lowered, symbols=symbols))
+        x = {"p": 0.3, "t": 1.0, "p_t": 0.6, "a": -2.0, "b": 0.5, "log_p": math.log(0.3), "log_p_t": math.log(0.6)}
+        x["inv_p"] = 1 / 0.3
+        assert evaluate(found, x) == pytest.approx(evaluate(root, x), rel=1e-14)
+    assert lower(parse("log(n*t)")) == parse("log(n*t)")
 
 
 @settings(deadline=None)

@@ -94,6 +94,12 @@ def test_evomal_and_glo_find_their_primitives() -> None:
     assert set(evomal.split()) | set(glo.split()) <= PRIMITIVES.keys()
 
 
+def test_one_without_a_domain_is_finite_and_one_with_a_domain_says_where() -> None:
+    everywhere = {primitive.name for primitive in EVERYWHERE}
+    assert everywhere == {"add", "sub", "mul", "neg", "square", "abs", "sign", "tanh", "min", "max", "aq"}
+    assert all(primitive.domain for name, primitive in PRIMITIVES.items() if name not in everywhere)
+
+
 def test_names_are_those_of_the_table_and_every_row_is_described() -> None:
     for name, primitive in PRIMITIVES.items():
         assert name == primitive.name

@@ -88,7 +88,7 @@ def test_mathtext_renders_every_primitive_and_symbol() -> None:
     from lossmith.losses.inputs import INPUTS, LOWERED
     from lossmith.losses.primitives import PRIMITIVES
 
-    calls = [f"{name}({', '.join(['p_t', 't'][: f.arity])})" for name, f in PRIMITIVES.items()]
+    calls = [f"{name}({', '.join(['prior', 't'][: f.arity])})" for name, f in PRIMITIVES.items()]
     seen = {rendered(to_latex(parse(text))) for text in [*calls, *INPUTS, *LOWERED]}
     assert len(seen) == len(calls) + len(INPUTS) + len(LOWERED) - 1  # protected_log prints as log
 

@@ -370,3 +370,7 @@ def test_generalized_cross_entropy_is_expanded_through_p_t() -> None:
     through_p_t = TaylorFamily().expand(Tree(parse("t*(1 - p_t^0.7)/0.7")))
     through_p = TaylorFamily().expand(Tree(parse("t*(1 - p^0.7)/0.7")))
     assert through_p_t.genome == pytest.approx(through_p.genome, rel=1e-12, abs=1e-12)
+    logs = [TaylorFamily().expand(Tree(parse(text))).genome for text in ("-t*log(p_t)", "-t*log(p)")]
+    assert logs[0] == pytest.approx(logs[1], rel=1e-12, abs=1e-12)
+    with pytest.raises(LossError, match="reads p_t at outputs other than the target"):
+        TaylorFamily().expand(Tree(parse("-log(p_t)")))

@@ -36,6 +36,8 @@ def test_value_is_elementwise_and_expression_is_as_written() -> None:
     torch.testing.assert_close(value, -one_hot * OUTPUT.log_softmax(-1), rtol=0, atol=0)
     assert kernel.expression() == parse("-t*log(p)")
     assert kernel.phi == ()
+    with pytest.raises(LossError, match="phi has 1 numbers; this tree has 0 weights"):
+        kernel.value({"t": one_hot, "log_p": one_hot}, [1.0])
 
 
 def test_the_same_formula_in_other_words_has_the_same_value() -> None:
@@ -71,6 +73,15 @@ def test_document_and_pickle_round_trip(root: Node) -> None:
 def test_keys_tell_different_trees_apart() -> None:
     setting = Setting("softmax", 3)
     assert tree("t - p").key(setting) != tree("p - t").key(setting)
+    assert tree("t*log(p)").key(setting) != tree("t*protected_log(p)").key(setting)
+
+
+def test_algebraically_equal_trees_have_one_key() -> None:
+    setting = Setting("softmax", 3)
+    keys = {tree(text).key(setting) for text in ("-t*log(p)", "log(p)*t*(-1)", "t*(p - p) - log(p)*(t + 0)")}
+    assert len(keys) == 1
+    assert Loss(tree("square(t - p)")).key(3) == Loss(tree("(p - t)^2")).key(3)
+    assert Loss(tree("square(t - p)"), outputs="mean").key(3) != Loss(tree("(p - t)^2")).key(3)
 
 
 def test_errors() -> None:

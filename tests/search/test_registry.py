@@ -7,11 +7,20 @@ import json
 import pytest
 
 from lossmith.errors import SpecError, UnknownNameError
-from lossmith.search import METHODS, RandomSearch, TaylorGLO, method
+from lossmith.search import GLO, GPLFL, METHODS, EvoMAL, RandomSearch, RandomTrees, TaylorGLO, method
+
+CHANGED: dict[str, dict[str, object]] = {  # every method with some settings that are not its defaults
+    "random": {"order": 4, "variables": ["prediction", "residual"], "population": 7, "sigma": 1},
+    "random_trees": {"population": 7, "primitives": "glo", "max_initial_height": 3, "rejection_steps": 10},
+    "taylorglo": {"order": 4, "variables": ["prediction", "residual"], "population": 7, "sigma": 1},
+    "glo": {"population": 7, "tree_generations": 3, "recombination": 1, "elite_count": 0, "max_size": 30},
+    "gplfl": {"population": 7, "parsimony": 1.4, "crossover": 0, "hoist": 0.5, "screen": "off"},
+    "evomal": {"population": 7, "meta_steps": 10, "unroll_length": 3, "meta_lr": 1, "screen": "after"},
+}
 
 
 def test_every_method_explains_itself() -> None:
-    assert set(METHODS) == {"random", "taylorglo"}
+    assert list(METHODS) == ["random", "random_trees", "taylorglo", "glo", "gplfl", "evomal"]
     for name, cls in METHODS.items():
         assert cls.name == name
         assert cls.summary
@@ -25,16 +34,23 @@ def test_every_method_explains_itself() -> None:
 
 @pytest.mark.parametrize("name", list(METHODS))
 def test_settings_rebuild_the_method(name: str) -> None:
-    m = method(name, order=4, variables=["prediction", "residual"], population=7, sigma=1)
+    m = method(name, **CHANGED[name])
+    assert m != method(name)
     assert method(name, **json.loads(json.dumps(m.settings()))) == m
     assert hash(m) == hash(method(name, **m.settings()))
-    assert m.settings()["variables"] == ["prediction", "residual"]
-    assert method(name, variables="prediction, residual") == method(name, variables=("prediction", "residual"))
+    assert {k: m.settings()[k] for k in CHANGED[name]} == CHANGED[name]
+
+
+def test_words_are_a_list_or_text_with_commas() -> None:
+    for name in ("random", "taylorglo"):
+        assert method(name, variables="prediction, residual") == method(name, variables=("prediction", "residual"))
 
 
 def test_classes_take_the_same_settings() -> None:
     assert TaylorGLO(order=4) == method("taylorglo", order=4)
     assert RandomSearch() == method("random")
+    assert RandomTrees(primitives="glo") == method("random_trees", primitives="glo")
+    assert (GLO(), GPLFL(), EvoMAL(meta_steps=9)) == (method("glo"), method("gplfl"), method("evomal", meta_steps=9))
     assert TaylorGLO().settings() == {  # ALGORITHMS §2: population 20, σ 1.2, order 3
         "population": 20,
         "sigma": 1.2,
@@ -70,6 +86,33 @@ def test_classes_take_the_same_settings() -> None:
 def test_wrong_settings_name_field_value_and_range(settings: dict[str, object], sentence: str) -> None:
     with pytest.raises(SpecError, match=sentence):
         method("taylorglo", **settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "sentence"),
+    [
+        ("evomal", {"meta_steps": 0}, r"evomal.meta_steps = 0: a whole number from 1"),
+        ("evomal", {"meta_lr": 0}, r"evomal.meta_lr = 0: a number above 0"),
+        (
+            "evomal",
+            {"screen": "never"},
+            r"screen = 'never': one of 'before,after', before, after, off was expected",
+        ),
+        ("evomal", {"unroll_lenght": 3}, r"evomal has no setting 'unroll_lenght': did you mean 'unroll_length'"),
+        ("evomal", {"max_height": 31}, r"evomal.max_height = 31: a whole number from 2 to 30"),
+        ("glo", {"sigma": -1}, r"glo.sigma = -1: a number above 0"),
+        ("random_trees", {"tournament": 4}, r"random_trees has no setting 'tournament'"),
+        (
+            "random_trees",
+            {"primitives": 3},
+            r"random_trees.primitives = 3: a primitive set: evomal, glo, or one",
+        ),
+        ("random_trees", {"primitives": ["glo"]}, r"random_trees.primitives = \['glo'\]: a primitive set"),
+    ],
+)
+def test_wrong_settings_of_tree_searches(name: str, settings: dict[str, object], sentence: str) -> None:
+    with pytest.raises(SpecError, match=sentence):
+        method(name, **settings)
 
 
 def test_unknown_methods_name_the_nearest() -> None:

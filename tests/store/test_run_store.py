@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lossmith.errors import RunError
-from lossmith.records import OK, Candidate, Evaluation, Request, Status
+from lossmith.records import OK, Candidate, Evaluation, Request, Screening, Status, Tuning
 from lossmith.store import RunStore, comparable_rows
 
 given(st.none())(lambda _: None)()  # hypothesis looks up numpy's seed() once: now, before conftest poisons it
@@ -96,6 +96,45 @@ def test_numbers_and_texts_come_back_bit_by_bit(
         assert store.candidates()[0].fitness == value
         assert store.generations()[0].counts == {text: 1}
         assert store.checkpoint().document == {text: value}  # type: ignore[union-attr]
+
+
+def test_every_kind_of_work_is_stored_under_its_own_key(store: RunStore) -> None:
+    settings = Tuning(meta_steps=3, screen_after=Screening(rows=7)).to_settings()
+    train = Request("{}", seed=0)
+    screen = replace(train, work="screen", settings=Screening().to_settings())
+    tune = replace(train, work="tune", settings=settings)
+    made = {train.key: "", screen.key: '{"gradients":"abc"}', tune.key: '{"loss":"{\\"x\\":1}"}'}
+    results = [(r, Evaluation(r.key, OK, steps=3, product=made[r.key])) for r in (train, screen, tune)]
+    for _ in range(2):
+        store.record(results, purpose="stages")
+    assert len(made) == len(store.evaluations()) == 3
+    for request, evaluation in results:
+        assert store.evaluation(request.key) == evaluation
+    assert {row.request for row in store.evaluations()} == {train, screen, tune}
+    before = store.comparable_rows()
+    with pytest.raises(RunError, match=r"is stored with product .*abc.*, now it is .*other"):
+        store.record([(screen, replace(results[1][1], product='{"gradients":"other"}'))], purpose="stages")
+    assert store.comparable_rows() == before
+    (found,) = (row.request for row in store.evaluations() if row.request.work == "tune")
+    assert Tuning.from_settings(found.settings) == Tuning(meta_steps=3, screen_after=Screening(rows=7))
+
+
+def test_a_tuned_loss_stays_with_its_candidate(store: RunStore) -> None:
+    asked(store)
+    tuned = ['{"weights":[1.5]}', None, None, None]
+    told: dict[str, Any] = {"fitness": [0.5, 0.6, 0.7, None], "counts": {"ok": 3}}
+    with pytest.raises(ValueError, match="4 candidates, 4 fitness, 4 statuses, 1 tuned"):
+        store.tell(0, **told, tuned=tuned[:1])
+    store.tell(0, **told, tuned=tuned)
+    before = store.comparable_rows()
+    for again_ in (tuned, None):  # a second time changes nothing, and neither does asking again
+        store.tell(0, **told, tuned=again_)
+        asked(store)
+    assert store.comparable_rows() == before
+    with pytest.raises(RunError, match="is stored with tuned"):
+        store.tell(0, **told, tuned=[None] * 4)
+    assert [row.tuned for row in store.candidates()] == tuned
+    assert [row.candidate.loss for row in store.candidates()] == [c.loss for c in PROPOSED]
 
 
 def test_a_sentence_that_is_no_unicode_is_stored_in_escapes(store: RunStore) -> None:

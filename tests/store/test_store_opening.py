@@ -12,8 +12,9 @@ import pytest
 import store_scenario as scenario
 
 from lossmith.errors import RunError
+from lossmith.records import OK, Evaluation, Request
 from lossmith.store import RunStore, comparable_rows, migrations
-from lossmith.store.schema import TABLES, reseal
+from lossmith.store.schema import APPLICATION_ID, TABLES, reseal
 
 Contents = dict[str, tuple[bytes, int]]
 
@@ -128,7 +129,7 @@ def test_a_run_of_a_newer_lossmith(run: Path) -> None:
     raw.execute("DROP TABLE event")  # who knows what it looks like
     raw.commit()
     raw.close()
-    refused(run, r"was written by a newer Lossmith \(format 7; this one reads up to 1\): upgrade")
+    refused(run, r"was written by a newer Lossmith \(format 7; this one reads up to 2\): upgrade")
 
 
 def test_a_changed_spec_is_not_continued(run: Path) -> None:
@@ -261,6 +262,70 @@ def test_damage_under_a_writer_is_said_too(run: Path) -> None:
             store.set_state("finished")
 
 
+RELEASED = migrations.MIGRATIONS
+FORMAT_1 = Path(__file__).with_name("format_1.sql")  # the scenario as Lossmith wrote it when format 1 was the newest
+
+
+@pytest.fixture
+def format_1(tmp_path: Path) -> Path:
+    folder = tmp_path / "format_1"
+    folder.mkdir()
+    (folder / "spec.toml").write_text(scenario.SPEC)
+    raw = sqlite3.connect(folder / "lossmith.db", isolation_level=None)
+    raw.execute("PRAGMA journal_mode = WAL")
+    raw.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    raw.executescript(FORMAT_1.read_text())
+    raw.close()
+    return folder
+
+
+def test_a_run_of_format_1_is_read_in_memory_and_upgraded_by_a_writer(format_1: Path, finished: Path) -> None:
+    right, before = comparable_rows(finished), contents(format_1)
+    assert comparable_rows(format_1) == right  # keys of requests included: what was trained is not trained again
+    with RunStore.open(format_1) as reader:
+        stored = reader.evaluations()
+        assert {(row.request.work, row.request.settings, row.evaluation.product) for row in stored} == {
+            ("train", "", "")
+        }
+        assert all(row.request.key == row.evaluation.request for row in stored)
+        assert {row.tuned for row in reader.candidates()} == {None}
+    assert contents(format_1) == before
+    with RunStore.open(format_1, write=True) as store:
+        assert store.run().format == 2
+        request = Request("{}", 0, work="screen", settings="{}")
+        store.record([(request, Evaluation(request.key, OK, product='{"gradients":"a"}'))], purpose="screen")
+    raw = sqlite3.connect(format_1 / "lossmith.db")
+    assert raw.execute("SELECT work, product FROM evaluation WHERE work <> 'train'").fetchall() == [
+        ("screen", '{"gradients":"a"}')
+    ]
+    raw.close()
+    after = comparable_rows(format_1)
+    assert [row for row in after["evaluation"] if "screen" not in row] == right["evaluation"]
+    assert after["candidate"] == right["candidate"]
+    scenario.play(format_1)  # goes on: everything is there
+    assert len(comparable_rows(format_1)["evaluation"]) == len(right["evaluation"]) + 1
+
+
+def test_a_kind_of_work_nobody_knows_is_damage(run: Path) -> None:
+    raw = sqlite3.connect(run / "lossmith.db", isolation_level=None)
+    raw.execute("UPDATE evaluation SET work = 'dance' WHERE seed = 1")
+    reseal(raw, "evaluation")
+    raw.close()
+    with RunStore.open(run) as reader:
+        with pytest.raises(RunError, match="'dance' is no kind of work: one of train, screen, tune was expected"):
+            reader.evaluations()
+        assert reader.candidates()
+
+
+def test_a_status_nobody_knows_is_damage(run: Path) -> None:
+    raw = sqlite3.connect(run / "lossmith.db", isolation_level=None)
+    raw.execute("UPDATE candidate SET status = 'tired:very' WHERE position = 1")
+    reseal(raw, "candidate")
+    raw.close()
+    with RunStore.open(run) as reader, pytest.raises(RunError, match="'tired:very' is no status: it must begin with"):
+        reader.candidates()
+
+
 @pytest.fixture
 def older(run: Path) -> Path:
     """A run of an imagined older format, in which candidates had no origin and fitness was doubled."""
@@ -282,17 +347,17 @@ def test_an_older_format_is_migrated_in_memory_for_readers_and_on_disk_for_a_wri
 ) -> None:
     refused(older, "is damaged .*table candidate has other columns")  # without the migration
     right = comparable_rows(finished)
-    monkeypatch.setattr(migrations, "MIGRATIONS", (upgrade,))
-    right["run"] = [(1, 2, *right["run"][0][2:])]  # format 2
+    monkeypatch.setattr(migrations, "MIGRATIONS", (*RELEASED, upgrade))
+    right["run"] = [(1, 3, *right["run"][0][2:])]  # format 3
     before = contents(older)
     assert comparable_rows(older) == right
     assert contents(older) == before
     RunStore.open(older, write=True).close()
     assert contents(older)["lossmith.db"] != before["lossmith.db"]
-    monkeypatch.setattr(migrations, "MIGRATIONS", (upgrade,))
+    monkeypatch.setattr(migrations, "MIGRATIONS", (*RELEASED, upgrade))
     assert comparable_rows(older) == right  # and not a second time
-    monkeypatch.setattr(migrations, "MIGRATIONS", ())
-    refused(older, r"newer Lossmith \(format 2; this one reads up to 1\)")
+    monkeypatch.setattr(migrations, "MIGRATIONS", RELEASED)
+    refused(older, r"newer Lossmith \(format 3; this one reads up to 2\)")
 
 
 def test_migrations_run_in_order_and_a_failing_one_changes_nothing(
@@ -302,13 +367,15 @@ def test_migrations_run_in_order_and_a_failing_one_changes_nothing(
         connection.execute("DELETE FROM candidate")
         raise sqlite3.OperationalError("no such thing")
 
-    monkeypatch.setattr(migrations, "MIGRATIONS", (upgrade, fail))
+    monkeypatch.setattr(migrations, "MIGRATIONS", (*RELEASED, upgrade, fail))
     refused(older, "no such thing")
     monkeypatch.setattr(
-        migrations, "MIGRATIONS", (upgrade, lambda c: c.execute("UPDATE candidate SET origin = origin || '!'"))
+        migrations,
+        "MIGRATIONS",
+        (*RELEASED, upgrade, lambda c: c.execute("UPDATE candidate SET origin = origin || '!'")),
     )
     with RunStore.open(older, write=True) as store:
-        assert store.run().format == 3
+        assert store.run().format == 4
         assert {row.candidate.origin for row in store.candidates()} == {f"draw {i}!" for i in range(4)}
 
 

@@ -91,10 +91,10 @@ def listing(parts: Iterable[str]) -> str:
 
 
 def status_label(status: str) -> str:
-    """`screened:exact` reads `screened (exact)`, `duplicate_of` reads `duplicate`."""
+    """`screened:rejection_protocol` reads `screened (rejection protocol)`, `duplicate_of` reads `duplicate`."""
     kind, _, detail = status.partition(":")
     word = "duplicate" if kind == "duplicate_of" else readable(kind)
-    return f"{word} ({detail})" if detail else word
+    return f"{word} ({readable(detail)})" if detail else word
 
 
 def count(n: int, noun: str) -> str:

@@ -69,8 +69,8 @@ def named(text: str, head: Any) -> Named:
         return Named(name, best.loss, best.lr_scale, best.budget)
     if match := _CANDIDATE.fullmatch(text):
         run = open_run(match[1], own_head)
-        candidate = _candidate(run, int(match[2]), int(match[3])).candidate
-        return Named(text, run.decode(candidate.loss), candidate.lr_scale)
+        row = _candidate(run, int(match[2]), int(match[3]))
+        return Named(text, run.decode(row.loss), row.candidate.lr_scale)
     if text.lstrip().startswith("{"):
         found = from_json(text, head=own_head)
         return Named(str(found), found)

@@ -62,6 +62,8 @@ class Summary:
         metric, direction: what is judged.
         generations_done, generations: of the search. history: one line per generation.
         counts: candidates per status over all generations. trainings: finished ones per purpose. steps: trained in all.
+        screened, tuned, changed: candidates that went through the screens, that were tuned, and of those how many the
+            screens refused afterwards.
         best: the loss found, or the best so far. losses: the finalists, before that the leaders, best first.
         fresh_seeds, search_score, fresh_score, selection_bias: what the choice rests on, and the bias as a sentence.
         verdict: of `evaluate` or `compare`.
@@ -88,6 +90,9 @@ class Summary:
     counts: dict[str, int]
     trainings: dict[str, int]
     steps: int
+    screened: int
+    tuned: int
+    changed: int
     best: LossLine | None
     losses: tuple[LossLine, ...]
     fresh_seeds: int | None
@@ -119,7 +124,7 @@ def summarize(run: Run) -> Summary:
     search = run.spec.search
     finalists = _finalists(run)
     losses = finalists or (() if run.kind == "compare" else _leaders(run))
-    trainings = Counter(row.purpose for row in run.evaluations)
+    trainings = Counter(row.purpose for row in run.evaluations if row.request.work == "train")
     return Summary(
         path=run.path,
         kind=run.kind,
@@ -138,7 +143,10 @@ def summarize(run: Run) -> Summary:
         history=tuple(_history(run)),
         counts=run.counts(),
         trainings=dict(sorted(trainings.items())),
-        steps=sum(row.evaluation.steps for row in run.evaluations),
+        steps=sum(row.evaluation.steps for row in run.evaluations if row.request.work == "train"),
+        screened=sum(row.request.work == "screen" for row in run.evaluations),
+        tuned=sum(row.request.work == "tune" for row in run.evaluations),
+        changed=sum(row.request.work == "tune" and row.evaluation.status.kind == "screened" for row in run.evaluations),
         best=losses[0] if losses else None,
         losses=losses,
         fresh_seeds=winner.fresh_seeds if winner else None,
@@ -204,7 +212,7 @@ def _leaders(run: Run) -> tuple[LossLine, ...]:
     return tuple(
         LossLine(
             f"{row.generation}.{row.position}",
-            formula(run, row.candidate.loss),
+            formula(run, row.loss),
             row.candidate.origin,
             value,
             "fitness",

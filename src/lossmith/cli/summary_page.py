@@ -68,6 +68,8 @@ def _facts(summary: Summary) -> Iterable[tuple[str, Cell]]:
         yield "search", done + left
     if summary.counts:
         yield "candidates", f"{sum(summary.counts.values()):,}: {_counts(summary.counts)}"
+    if summary.screened or summary.tuned:
+        yield "before training", _preparation(summary)
     if summary.trainings:
         parts = ", ".join(f"{count:,} {_PURPOSES.get(what, what)}" for what, count in summary.trainings.items())
         yield "trainings", f"{sum(summary.trainings.values()):,} with {summary.steps:,} steps ({parts})"
@@ -79,6 +81,16 @@ def _facts(summary: Summary) -> Iterable[tuple[str, Cell]]:
         yield "test split", f"touched {wording.count(summary.test_touches, 'time')}"
     if summary.verdict is not None and summary.kind != "compare":
         yield "verdict", Text(summary.verdict.sentence, style=STYLES[summary.verdict.outcome])
+
+
+def _preparation(summary: Summary) -> str:
+    """How many candidates the screens saw, how many were tuned, and whether tuning changed a verdict."""
+    parts = [f"{summary.screened:,} screened"] if summary.screened else []
+    if summary.tuned:
+        parts.append(f"{summary.tuned:,} tuned")
+        if summary.screened:
+            parts.append(f"the screens' verdict changed by tuning for {summary.changed:,} of them")
+    return ", ".join(parts)
 
 
 def _conditions(best: LossLine, summary: Summary) -> str:

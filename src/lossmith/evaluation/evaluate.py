@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Sequence
-from weakref import WeakKeyDictionary
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import groupby
 
-import torch
-
-from lossmith.errors import TaskError, UsageError
+from lossmith.errors import TaskError
 from lossmith.evaluation.plan import Plan
-from lossmith.losses import Loss, LossSet, Ratio, from_json
-from lossmith.records import Evaluation, Request, Status
+from lossmith.evaluation.requested import isolated, on_device, requested_loss, with_prior
+from lossmith.evaluation.screens import screen_requests
+from lossmith.evaluation.tuning import tune_requests
+from lossmith.losses import Loss, LossSet
+from lossmith.records import Evaluation, Request, Status, Work
 from lossmith.tasks import AnyTask, FunctionTask, Task
 from lossmith.training import Training, compute_scope, train
 
@@ -21,30 +23,30 @@ CHANCE_BUDGET = (
     0.1  # nothing is judged to be at chance before this share of its training (DESIGN §4, "Racing on steps")
 )
 
-_Result = tuple[Status, dict[str, float], tuple[tuple[int, float], ...], int]  # status, metrics, curve, steps
 _one_at_a_time = threading.RLock()  # torch's global generator exists once, so threads of one process take turns
-_moved: WeakKeyDictionary[Task, Task] = WeakKeyDictionary()  # to the plan's device, so that data is copied there once
 
 
 def evaluate(task: AnyTask, request: Request, plan: Plan) -> Evaluation:
-    """Train as requested and measure; a failure is a status with a sentence, never an exception.
+    """Do what is requested; a failure is a status with a sentence, never an exception.
 
     `SystemExit` counts as a crash, because a training function that gives up says so by it; `KeyboardInterrupt` passes
     through: it is not the candidate's doing.
     """
-    started = time.perf_counter()
-    try:
-        with _one_at_a_time:
-            status, metrics, curve, steps = _evaluate(task, request, plan)
-    except (Exception, SystemExit) as error:
-        where = "" if isinstance(error, UsageError) else f"{type(error).__name__}: "
-        status, metrics, curve, steps = Status("crashed", "", f"{where}{error}".strip()[:500]), {}, (), 0
-    return Evaluation(request.key, status, metrics, curve, steps, seconds=time.perf_counter() - started)
+    return evaluate_chunk(task, [request], plan)[0]
 
 
 def evaluate_chunk(task: AnyTask, requests: Sequence[Request], plan: Plan) -> list[Evaluation]:
-    """The evaluations of a chunk, in order."""
-    return [evaluate(task, request, plan) for request in requests]
+    """The evaluations of a chunk, in order: trainings one after the other, screens and tunings all at once.
+
+    Requests done at once share their wall time evenly.
+    """
+    found: list[Evaluation] = []
+    for work, group in groupby(requests, key=lambda request: request.work):
+        some = list(group)
+        size = 1 if work == "train" else len(some)
+        for start in range(0, len(some), size):
+            found += _timed(AT_ONCE[work], task, some[start : start + size], plan)
+    return found
 
 
 def steps_of(task: AnyTask, budget: float) -> int:
@@ -52,16 +54,36 @@ def steps_of(task: AnyTask, budget: float) -> int:
     return max(1, round(budget * (task.steps or 1000)))
 
 
-def _evaluate(task: AnyTask, request: Request, plan: Plan) -> _Result:
-    loss = from_json(request.loss, head=task.head if callable(task.head) else None)
-    loss = _with_prior(loss, task)
+_Work = Callable[[AnyTask, Sequence[Request], Plan], list[Evaluation]]
+
+
+def _timed(work: _Work, task: AnyTask, requests: Sequence[Request], plan: Plan) -> list[Evaluation]:
+    started = time.perf_counter()
+    with _one_at_a_time:
+        done = work(task, requests, plan)
+    share = (time.perf_counter() - started) / len(requests)
+    return [replace(evaluation, seconds=share) for evaluation in done]
+
+
+def _train_requests(task: AnyTask, requests: Sequence[Request], plan: Plan) -> list[Evaluation]:
+    def one(some: Sequence[Request]) -> list[Evaluation]:
+        return [_train(task, request, plan) for request in some]
+
+    return [isolated([r], one, lambda r, status: Evaluation(r.key, status))[0] for r in requests]
+
+
+AT_ONCE: dict[Work, _Work] = {"train": _train_requests, "screen": screen_requests, "tune": tune_requests}
+
+
+def _train(task: AnyTask, request: Request, plan: Plan) -> Evaluation:
+    loss = with_prior(requested_loss(request.loss, task), task)
     if isinstance(task, FunctionTask):
         return _call(task, loss, request, plan)
     assert isinstance(task, Task)
     for split in request.splits:
         if split not in task.data:
             raise TaskError(f"the task has no {split} split: give Task(..., {split}=...).")
-    task = _on_device(task, plan.device)
+    task = on_device(task, plan.device)
     steps = steps_of(task, request.budget)
     chance = None
     if request.stop_at_chance and plan.chance_step:
@@ -78,10 +100,10 @@ def _evaluate(task: AnyTask, request: Request, plan: Plan) -> _Result:
         channels_last=plan.channels_last,
     )
     trained = train(task, loss, how)
-    return trained.status, trained.metrics, trained.curve, trained.steps
+    return Evaluation(request.key, trained.status, trained.metrics, trained.curve, trained.steps)
 
 
-def _call(task: FunctionTask, loss: Loss | LossSet, request: Request, plan: Plan) -> _Result:
+def _call(task: FunctionTask, loss: Loss | LossSet, request: Request, plan: Plan) -> Evaluation:
     """Floor A: the user's function, once per split, because it answers for one."""
     steps = steps_of(task, request.budget)
     metrics: dict[str, float] = {}
@@ -102,41 +124,13 @@ def _call(task: FunctionTask, loss: Loss | LossSet, request: Request, plan: Plan
             curve = reports
         if result.value is None:  # stopped by a report, or finished with a value that is no number
             stopped_at = reports[-1][0] if reports and result.status.kind == "at_chance" else steps
-            return result.status, {}, curve, done + stopped_at
+            return Evaluation(request.key, result.status, {}, curve, done + stopped_at)
         metrics[split] = result.value
         done += steps
-    return Status(), metrics, curve, done
+    return Evaluation(request.key, Status(), metrics, curve, done)
 
 
 def _step(reported: float, steps: int) -> int:
     """A reported step: whole numbers are steps, floats in [0, 1] are shares of the training (see `Trial.report`)."""
     share = isinstance(reported, float) and 0 <= reported <= 1
     return round(reported * steps) if share else int(reported)
-
-
-def _on_device(task: Task, device: str) -> Task:
-    if _serves(task, device):
-        return task
-    moved = _moved.get(task)
-    if moved is None or not _serves(moved, device):
-        moved = _moved[task] = task.to_device(device)
-    return moved
-
-
-def _serves(task: Task, device: str) -> bool:
-    wanted, here = torch.device(device), task.device
-    return wanted.type == here.type and (wanted.type == "cpu" or wanted.index in (None, here.index))
-
-
-def _with_prior(loss: Loss | LossSet, task: AnyTask) -> Loss | LossSet:
-    """A loss that reads the class prior and carries none gets the task's."""
-    if not isinstance(task, Task):
-        return loss
-    for member in loss if isinstance(loss, LossSet) else (loss,):
-        reads = member.kernel.reads
-        if isinstance(member.aggregation, Ratio):
-            reads = reads | member.aggregation.denominator.reads
-        if "prior" in reads and member.prior is None:
-            prior = task.prior()
-            member.prior = None if prior is None else tuple(prior.tolist())
-    return loss

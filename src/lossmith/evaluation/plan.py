@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from lossmith.errors import SpecError
+from lossmith.records import Work
 from lossmith.tasks import AnyTask, Task
 
 ENGINES = ("sequential",)
@@ -29,7 +30,8 @@ class Plan:
         dtype: of the base model; float32 is the only one so far.
         threads: intra-op threads per training.
         channels_last: memory order of images.
-        chunk: requests per transaction and per piece of work.
+        chunk, screen_chunk, tune_chunk: requests per transaction and per piece of work: trainings are done one by one,
+            the screens of a chunk at once, and so its tunings.
         chance_step: step of a partial training from which a candidate at chance is stopped; 0 never.
         chance_value: metric of the best constant predictor on the fitness split.
         deadline: seconds per request of a chunk, after which it is given up as timed out (by `Workers` only); 0 never.
@@ -45,10 +47,16 @@ class Plan:
     chance_step: int = 0
     chance_value: float = 0.0
     deadline: float = 0.0
+    screen_chunk: int = 64
+    tune_chunk: int = 8
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for the spec."""
         return asdict(self)
+
+    def chunk_of(self, work: Work) -> int:
+        """Requests per chunk of a kind of work."""
+        return {"train": self.chunk, "screen": self.screen_chunk, "tune": self.tune_chunk}[work]
 
 
 def make_plan(task: AnyTask, *, engine: str = "auto", device: str = "cpu", deadline: float | None = None) -> Plan:

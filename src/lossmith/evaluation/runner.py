@@ -1,6 +1,7 @@
 """Many requests through an executor: chunked by the plan, answered in any order, lost workers turned into statuses.
 
-Chunks are a pure function of the requests and the plan, never of worker count or timing. A chunk whose worker died is
+Chunks are a pure function of the requests and the plan, never of worker count or timing; a chunk holds requests of one
+kind of work that follow each other. A chunk whose worker died is
 run again whole; one that fails twice is run one by one; a request that kills its worker alone twice is `crashed`.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Future, wait
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 from lossmith.errors import LossmithError
 from lossmith.evaluation.executors import AnyExecutor
@@ -37,8 +39,7 @@ def run_requests(requests: Sequence[Request], executor: AnyExecutor, plan: Plan)
     Raises:
         LossmithError: the work cannot be brought to workers; what was yielded is good.
     """
-    size = plan.chunk
-    waiting = [_Chunk(tuple(requests[i : i + size])) for i in range(0, len(requests), size)][::-1]
+    waiting = _chunks(requests, plan)[::-1]
     flying: dict[Future[list[Evaluation]], _Chunk] = {}
     try:
         while waiting or flying:
@@ -61,6 +62,14 @@ def run_requests(requests: Sequence[Request], executor: AnyExecutor, plan: Plan)
     finally:
         for future in flying:
             future.cancel()
+
+
+def _chunks(requests: Sequence[Request], plan: Plan) -> list[_Chunk]:
+    chunks: list[_Chunk] = []
+    for work, group in groupby(requests, key=lambda request: request.work):
+        some, size = tuple(group), plan.chunk_of(work)
+        chunks += [_Chunk(some[i : i + size]) for i in range(0, len(some), size)]
+    return chunks
 
 
 def _settle(future: Future[list[Evaluation]], chunk: _Chunk, plan: Plan) -> _Outcome:

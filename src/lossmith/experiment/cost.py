@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lossmith.evaluation import evaluate
@@ -12,11 +13,12 @@ from lossmith.experiment.meta_testing import MetaTest
 from lossmith.experiment.spec import SearchSection
 from lossmith.losses import to_json
 from lossmith.records import Request
-from lossmith.search import Method
-from lossmith.tasks import AnyTask
+from lossmith.search import Method, Problem
+from lossmith.tasks import AnyTask, Task
 from lossmith.testing import check_task
 
 PILOT_STEPS = 100
+PILOT_META_STEPS = 10
 GRID_POINTS = 9
 
 
@@ -92,21 +94,47 @@ def estimate(
     population = int(method.settings().get("population", 20))
     searched = section.generations * population * section.seeds_per_candidate + section.generations * section.elites
     final = section.finalists * section.finalist_seeds
-    rows = [
-        ("candidates", searched, partial),
-        ("finalists", final, full),
-        ("fresh score", section.finalist_seeds, partial),
-    ]
+    parts = list(_preparing(task, method, plan, section))
+    parts.append(_part("candidates", searched, partial, per_step))
+    parts.append(_part("finalists", final, full, per_step))
+    parts.append(_part("fresh score", section.finalist_seeds, partial, per_step))
     if shelf:
         spent = searched * partial + final * full
-        rows.append(("shelf (as many steps)", max(1, spent // partial), partial))
+        parts.append(_part("shelf (as many steps)", max(1, spent // partial), partial, per_step))
     if verdict is not None:
         if "tuned" in verdict.controls:
-            rows.append(("tuned learning rates", 2 * GRID_POINTS * verdict.tune_seeds, full))
+            parts.append(_part("tuned learning rates", 2 * GRID_POINTS * verdict.tune_seeds, full, per_step))
         arms = 2 + 2 * ("tuned" in verdict.controls) + ("shelf" in verdict.controls)
-        rows.append(("verdict on test", arms * verdict.seeds, full))
-    parts = tuple(Part(what, count, steps, count * steps * per_step) for what, count, steps in rows)
-    return Estimate(parts, per_step, max(1, workers), first + second)
+        parts.append(_part("verdict on test", arms * verdict.seeds, full, per_step))
+    return Estimate(tuple(parts), per_step, max(1, workers), first + second)
+
+
+def _part(what: str, count: int, steps: int, per_step: float) -> Part:
+    return Part(what, count, steps, count * steps * per_step)
+
+
+def _preparing(task: AnyTask, method: Method, plan: Plan, section: SearchSection) -> Iterator[Part]:
+    """Screening and tuning, each timed on one candidate of the first generation, as if every candidate were tuned."""
+    wanted = method.preparation
+    if not isinstance(task, Task) or (wanted.screening is None and wanted.tuning is None):
+        return
+    asked, _ = method.ask(method.init(Problem(task.setting, generations=section.generations)))
+    loss = next(candidate.loss for candidate in asked if candidate.status.ok)
+    count = section.generations * int(method.settings().get("population", 20))
+    if wanted.screening is not None:
+        yield _timed_work(task, plan, Request(loss, 0, work="screen", settings=wanted.screening.to_settings()), count)
+    if wanted.tuning is not None:
+        short = replace(wanted.tuning, meta_steps=PILOT_META_STEPS, screen_after=None)
+        part = _timed_work(task, plan, Request(loss, 0, work="tune", settings=short.to_settings()), count)
+        times = wanted.tuning.meta_steps / PILOT_META_STEPS
+        yield Part(part.what, count, wanted.tuning.meta_steps * wanted.tuning.unroll_length, part.seconds * times)
+
+
+def _timed_work(task: Task, plan: Plan, request: Request, count: int) -> Part:
+    """The second of two goes, so that warming up (compiling the interpreter above all) is not counted."""
+    what = {"screen": "screening", "tune": "tuning loss parameters"}[request.work]
+    _, seconds = (evaluate(task, request, plan).seconds for _ in range(2))
+    return Part(what, count, 0, count * seconds)
 
 
 def _timed(task: AnyTask, plan: Plan, share: float) -> float:

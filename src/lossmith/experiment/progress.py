@@ -9,10 +9,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from lossmith.analysis.wording import status_label
 from lossmith.experiment.events import Event, GenerationFinished, Note, PhaseStarted, TrainingFinished
 
 PLAIN_EVERY = 10.0  # seconds between plain lines inside one phase
 NAMES = {
+    "screen": "screening",
+    "tune": "tuning loss parameters",
     "search": "searching",
     "elite": "elites gain a seed",
     "finalist": "finalists, full training",
@@ -83,7 +86,7 @@ class Terminal:
 
     def _generation(self, event: GenerationFinished) -> None:
         number = event.number + 1
-        counts = ", ".join(f"{count} {status}" for status, count in sorted(event.counts.items()))
+        counts = ", ".join(f"{count} {status_label(status)}" for status, count in sorted(event.counts.items()))
         best = "none yet" if event.best is None else f"{event.metric} {event.best:.4g}"
         self.first = event.number if self.first is None else self.first
         left = (time.monotonic() - self.started) / (number - self.first) * (event.generations - number)

@@ -100,11 +100,11 @@ class Run:
             raise RunError(f"{self.path} has no successful candidate yet: see `lossmith show {self.path}`.")
         row, value = found[0]
         position = f"{row.generation}.{row.position}"
-        return Best(self.decode(row.candidate.loss), row.candidate.lr_scale, 1.0, value, "fitness", position, None)
+        return Best(self.decode(row.loss), row.candidate.lr_scale, 1.0, value, "fitness", position, None)
 
     def leaders(self, count: int) -> list[tuple[CandidateRow, float]]:
         """The best candidates of the told generations with their fitness-split metric."""
-        rows = {(r.generation, r.position): r for r in self.candidates if r.candidate.status.kind != "duplicate_of"}
+        rows = {(r.generation, r.position): r for r in self.candidates if r.candidate.status.ok}
         standings = [Standing(position, [row.fitness]) for position, row in rows.items()]
         sign = 1.0 if self.metric[1] == "min" else -1.0
         return [(rows[s.position], sign * s.mean(1)) for s in top(standings, count)]
@@ -112,7 +112,7 @@ class Run:
     def finalist_losses(self) -> list[Loss | LossSet]:
         """Losses of the finalists, best first, each once; of the leaders where there are no finalists yet."""
         texts = [str(event.data["loss"]) for event in self.events if event.kind == "finalist"]
-        texts = texts or [row.candidate.loss for row, _ in self.leaders(5)]
+        texts = texts or [row.loss for row, _ in self.leaders(5)]
         return [self.decode(text) for text in dict.fromkeys(texts)]
 
     def counts(self) -> dict[str, int]:
@@ -124,8 +124,8 @@ class Run:
 
     @property
     def training_steps(self) -> int:
-        """Training steps spent on searching and on choosing, those of verdicts not counted."""
-        spent = ("search", "elite", "finalist")
+        """Training steps spent on tuning, searching and choosing, those of verdicts not counted."""
+        spent = ("tune", "search", "elite", "finalist")
         return sum(row.evaluation.steps for row in self.evaluations if row.purpose in spent)
 
     @property

@@ -1,4 +1,4 @@
-"""The search: ask, evaluate, tell, generation after generation, each step stored before the next is begun.
+"""The search: ask, screen, tune, train, tell, generation after generation, each step stored before the next is begun.
 
 A killed search loses the trainings in flight and nothing else: the method's state is the checkpoint of the last told
 generation, `ask` is a pure function of it, and every training is looked up in the store before it is done.
@@ -7,24 +7,23 @@ generation, `ask` is a pure function of it, and every training is looked up in t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lossmith.evaluation import Standing, mean_fitness, seed_block, top
 from lossmith.experiment.events import GenerationFinished, Note
+from lossmith.experiment.preparation import Position, Prepared, Stages
 from lossmith.experiment.session import Session
 from lossmith.experiment.spec import SearchSection
 from lossmith.losses import from_json
-from lossmith.records import Candidate, Evaluation, Request, Status
+from lossmith.records import Candidate, Evaluation, Preparation, Request, Status
 from lossmith.search import Method, Problem, State
 from lossmith.store import RunStore
-
-Position = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Tried:
-    """A candidate that was evaluated, and how it stands."""
+    """A candidate that was trained, with its tuned loss where it was tuned, and how it stands."""
 
     candidate: Candidate
     standing: Standing
@@ -36,15 +35,24 @@ class SearchLoop:
     Args:
         session: open for writing. method: the search method. problem: what it searches on.
         settings: generations, budget, seeds. run_seed: names the block of evaluation seeds.
+        preparation: the stages between ask and training.
     """
 
     def __init__(
-        self, session: Session, method: Method, problem: Problem, settings: SearchSection, run_seed: int
+        self,
+        session: Session,
+        method: Method,
+        problem: Problem,
+        settings: SearchSection,
+        run_seed: int,
+        preparation: Preparation,
     ) -> None:
         self.session, self.method, self.problem, self.settings = session, method, problem, settings
         self.seeds = seed_block(run_seed, "fitness", max(settings.seed_block, settings.seeds_per_candidate))
+        self.stages = Stages(preparation, run_seed)
         self.tried: dict[Position, Tried] = {}
         self.first_of: dict[str, Position] = {}  # the cache: key → the candidate that was evaluated for it
+        self.takes_from: dict[Position, Position] = {}  # candidates whose result is an earlier one's
 
     def run(self) -> list[Tried]:
         """Go on to the last generation.
@@ -69,22 +77,19 @@ class SearchLoop:
         store = self.session.store
         asked, state = self.method.ask(state)
         candidates = self._with_duplicates(number, asked)
-        wanted = [self._requests(c, self.settings.seeds_per_candidate) if c.status.ok else [] for c in candidates]
-        store.add_generation(number, candidates, [requests[0] if requests else None for requests in wanted])
-        flat = [request for requests in wanted for request in requests]
-        done = iter(self.session.evaluate(flat, "search"))
-        statuses: list[Status] = []
+        worth = {(number, index): c for index, c in enumerate(candidates) if c.status.ok}
+        firsts = [self._first_request(c) if c.status.ok else None for c in candidates]
+        store.add_generation(number, candidates, firsts)
+        prepared = self.stages.run(worth, self.session.evaluate)
+        results = self._trained(prepared)
+        statuses = [candidate.status for candidate in candidates]
         steps = 0
-        for index, (candidate, requests) in enumerate(zip(candidates, wanted, strict=True)):
-            status = candidate.status
-            if requests:
-                results = [next(done) for _ in requests]
-                steps += sum(result.steps for result in results)
-                failed = [result.status for result in results if not result.status.ok]
-                status = failed[0] if failed else status
-                self.tried[number, index] = Tried(candidate, self._standing((number, index), results))
-            statuses.append(status)
-        fitness = [self._fitness(number, index, c) for index, c in enumerate(candidates)]
+        for position, one in prepared.items():
+            done = results.get(position, [])
+            steps += one.steps + sum(result.steps for result in done)
+            failed = [result.status for result in done if not result.status.ok]
+            statuses[position[1]] = failed[0] if failed else one.status
+        fitness = [self._fitness((number, index)) for index in range(len(candidates))]
         steps += self._elites_gain_a_seed()
         state = self.method.tell(state, asked, fitness)
         counts = Counter("duplicate_of" if s.kind == "duplicate_of" else str(s) for s in statuses)
@@ -93,7 +98,16 @@ class SearchLoop:
             store.add_event("empty_generation", str(number), {"text": text})
             self.session.emit(Note(text))
         document = {"state": self.method.dump(state), "seeds": self._extra_seeds()}
-        store.tell(number, fitness, dict(sorted(counts.items())), checkpoint=document, steps=steps, statuses=statuses)
+        tuned = [self._tuned(one, prepared.get((number, index))) for index, one in enumerate(candidates)]
+        store.tell(
+            number,
+            fitness,
+            dict(sorted(counts.items())),
+            checkpoint=document,
+            steps=steps,
+            statuses=statuses,
+            tuned=tuned,
+        )
         self._report(number, counts)
         return state
 
@@ -105,11 +119,34 @@ class SearchLoop:
                 key = f"{candidate.key}@{candidate.lr_scale!r}"
                 first = self.first_of.setdefault(key, (number, index))
                 if first != (number, index):
+                    self.takes_from[number, index] = first
                     sentence = f"trains exactly like candidate {first[0]}.{first[1]}"
                     status = Status("duplicate_of", f"{first[0]}.{first[1]}", sentence)
                     candidate = replace(candidate, status=status)
             marked.append(candidate)
         return marked
+
+    def _first_request(self, candidate: Candidate) -> Request:
+        return self.stages.first_request(candidate) or self._requests(candidate, 1)[0]
+
+    def _trained(self, prepared: Mapping[Position, Prepared]) -> dict[Position, list[Evaluation]]:
+        """Train what came through the stages, and note how it stands."""
+        count = self.settings.seeds_per_candidate
+        wanted = {p: self._requests(one.candidate, count) for p, one in prepared.items() if one.status.ok}
+        done = iter(self.session.evaluate([request for requests in wanted.values() for request in requests], "search"))
+        results = {position: [next(done) for _ in requests] for position, requests in wanted.items()}
+        for position, found in results.items():
+            self.tried[position] = Tried(prepared[position].candidate, self._standing(position, found))
+        self._take(prepared)
+        return results
+
+    def _take(self, prepared: Mapping[Position, Prepared]) -> None:
+        self.takes_from |= {position: one.like for position, one in prepared.items() if one.like is not None}
+
+    @staticmethod
+    def _tuned(asked: Candidate, prepared: Prepared | None) -> str | None:
+        """The loss that was trained, where it is not the one that was asked."""
+        return None if prepared is None or prepared.candidate.loss == asked.loss else prepared.candidate.loss
 
     def _requests(self, candidate: Candidate, count: int, start: int = 0) -> list[Request]:
         data_fraction = self.settings.budget if self.settings.fidelity == "data" else 1.0
@@ -129,12 +166,11 @@ class SearchLoop:
         metric = self.session.task.metric
         return Standing(position, [metric.fitness(r.metrics["fitness"]) if r.status.ok else None for r in results])
 
-    def _fitness(self, number: int, index: int, candidate: Candidate) -> float | None:
-        """Mean over the seeds every candidate of the generation has had; a duplicate has its original's."""
-        if candidate.status.kind == "duplicate_of":
-            generation, _, position = candidate.status.detail.partition(".")
-            number, index = int(generation), int(position)
-        tried = self.tried.get((number, index))
+    def _fitness(self, position: Position) -> float | None:
+        """Mean over the seeds every candidate of the generation has had; one that takes another's result has that."""
+        while position in self.takes_from:
+            position = self.takes_from[position]
+        tried = self.tried.get(position)
         return None if tried is None else mean_fitness(tried.standing.fitness[: self.settings.seeds_per_candidate])
 
     def _elites_gain_a_seed(self) -> int:
@@ -159,20 +195,31 @@ class SearchLoop:
         }
 
     def _remember(self, store: RunStore, told: int, seeds: dict[str, int]) -> None:
-        """Rebuild what the told generations left behind."""
+        """Rebuild what the told generations left behind, by going through the stages again with stored answers."""
+
+        def stored(requests: Sequence[Request], purpose: str) -> list[Evaluation]:
+            return [found for request in requests if (found := store.evaluation(request.key)) is not None]
+
+        generations: dict[int, dict[Position, Candidate]] = {number: {} for number in range(told)}
         for row in store.candidates():
+            position = (row.generation, row.position)
             if row.generation >= told:
                 continue
-            candidate = row.candidate
-            position = (row.generation, row.position)
-            if candidate.status.kind in ("screened", "duplicate_of"):
-                continue
-            candidate = replace(candidate, status=Status())
-            self.first_of.setdefault(f"{candidate.key}@{candidate.lr_scale!r}", position)
-            count = seeds.get(f"{position[0]}.{position[1]}", self.settings.seeds_per_candidate)
-            results = [store.evaluation(request.key) for request in self._requests(candidate, count)]
-            had = [result for result in results if result is not None]
-            self.tried[position] = Tried(candidate, self._standing(position, had))
+            if row.candidate.status.kind == "duplicate_of":
+                first, _, place = row.candidate.status.detail.partition(".")
+                self.takes_from[position] = (int(first), int(place))
+            elif row.request is not None:  # nothing is ever requested for what the method itself screened
+                candidate = replace(row.candidate, status=Status())
+                self.first_of.setdefault(f"{candidate.key}@{candidate.lr_scale!r}", position)
+                generations[row.generation][position] = candidate
+        for worth in generations.values():
+            prepared = self.stages.run(worth, stored)
+            self._take(prepared)
+            for position, one in prepared.items():
+                if one.status.ok:
+                    count = seeds.get(f"{position[0]}.{position[1]}", self.settings.seeds_per_candidate)
+                    found = stored(self._requests(one.candidate, count), "search")
+                    self.tried[position] = Tried(one.candidate, self._standing(position, found))
 
     def _report(self, number: int, counts: Counter[str]) -> None:
         best = top([t.standing for t in self.tried.values()], 1)

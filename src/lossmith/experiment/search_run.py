@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from lossmith.errors import LossError, SpecError, UsageError
 from lossmith.experiment.compare import resume_compare
+from lossmith.experiment.events import Note
 from lossmith.experiment.finalists import affordable, choose
 from lossmith.experiment.opening import (
     Resources,
@@ -23,7 +24,8 @@ from lossmith.experiment.search_loop import SearchLoop
 from lossmith.experiment.session import Session, sitting
 from lossmith.experiment.spec import SearchSection, Spec, make
 from lossmith.losses import Loss, LossSet, from_json, loss, to_json
-from lossmith.search import Method, Problem
+from lossmith.records import Preparation
+from lossmith.search import METHODS, Method, Problem
 from lossmith.search import method as make_method
 from lossmith.tasks import AnyTask, Task
 
@@ -47,29 +49,11 @@ def search(
     resources: Resources | None = None,
     **options: Any,
 ) -> Run:
-    """Search for a loss.
+    """Search for a loss: `lossmith.search`, which documents the arguments, with what may be used gathered.
 
     Args:
-        method: a method (`lm.TaylorGLO(order=3)`) or its name with `settings`.
-        task: of either floor.
-        generations: ask–tell cycles.
-        partial: effort per candidate: a share of the full training in (0, 1], or a number of steps above 1.
-        fidelity: what a partial training has less of: "steps" (the first steps of the full schedule) or "data" (that
-            share of the rows, the whole schedule run over that share of the steps).
-        seed: of everything random.
-        path: run folder; `runs/METHOD-TASK-seedN` by default.
-        start_from: losses the search starts from: names, losses, or a run (its finalists, best first).
-        shelf: the shelf run that verdicts on this run compare with.
-        finalists: how many are trained again in full; None is `finalists.affordable`.
         resources: workers, device, listeners; nothing in it changes the result.
         options: further fields of `SearchSection` (elites, seeds_per_candidate …).
-
-    Returns:
-        The finished run.
-
-    Raises:
-        UsageError: anything that cannot be done, before anything is written.
-        Interrupted: Ctrl-C or SIGTERM; `resume(path)` goes on.
     """
     resources = resources or Resources()
     method = make_method(method, **dict(settings or {})) if isinstance(method, str) else method
@@ -114,6 +98,7 @@ def start(
         raise SpecError(
             'fidelity "data" needs a task given by its parts; a training function reads trial.budget itself.'
         )
+    check_parts(method, task)
     problem = problem_of(section, task, seed)
     method.init(problem)  # a loss that the method cannot start from is said before anything is trained
     data_fraction = section.budget if section.fidelity == "data" else 1.0
@@ -162,7 +147,32 @@ def problem_of(section: SearchSection, task: AnyTask, seed: int) -> Problem:
     """What the method is told of the task."""
     head = task.head if callable(task.head) else None
     losses = tuple(from_json(text, head=head) for text in section.start_from)
-    return Problem(task.setting, seed=seed, start_from=tuple(found for found in losses if isinstance(found, Loss)))
+    starts = tuple(found for found in losses if isinstance(found, Loss))
+    return Problem(task.setting, seed=seed, start_from=starts, generations=section.generations)
+
+
+def preparation_of(method: Method, session: Session) -> Preparation:
+    """What a method wants done between ask and training, as far as the task allows it."""
+    wanted = method.preparation
+    if wanted.screening is None or isinstance(session.task, Task):
+        return wanted
+    session.emit(
+        Note(
+            "the rejection protocol and gradient equivalence need a task given by its parts (model, data, recipe): "
+            "this search trains every candidate that its method proposes."
+        )
+    )
+    return Preparation()
+
+
+def check_parts(method: Method, task: AnyTask) -> None:
+    """UsageError if the method differentiates through training and the task is a training function."""
+    if method.needs_parts and not isinstance(task, Task):
+        fit = ", ".join(name for name, cls in METHODS.items() if not cls.needs_parts)
+        raise UsageError(
+            f"{method.name} differentiates through training, which a training function does not allow: give the task "
+            f"by its parts, lm.Task(model=..., train=..., recipe=...), or search with {fit}."
+        )
 
 
 def as_budget(partial: float, task: AnyTask) -> float:
@@ -209,6 +219,6 @@ def _run_or_loss(text: str, task: AnyTask) -> list[Loss]:
 
 
 def _carry_on(session: Session, method: Method, problem: Problem, section: SearchSection, seed: int) -> None:
-    tried = SearchLoop(session, method, problem, section, seed).run()
+    tried = SearchLoop(session, method, problem, section, seed, preparation_of(method, session)).run()
     choose(session, tried, section, seed)
     session.store.set_state("finished")

@@ -85,12 +85,12 @@ def _torch(loss: Loss, classes: int | None) -> str:
     formula = loss.kernel.expression()
     root = lower(_with_n(formula, _outputs(loss, classes)))
     reads = symbols(root)
-    if head == "identity" and reads & {"m", "p_t"}:
+    if head == "identity" and reads & {"m", "p_t", "log_p_t"}:
         raise LossError("the identity head has no target class: a loss that reads m or p_t needs softmax or sigmoid.")
     if "prior" in reads and loss.prior is None:
         raise LossError("this loss uses the class prior: build it with prior=(share of each class, ...).")
     body = [*_rows(loss, head), *_inputs(loss, head, reads), *_value(root)]
-    if not reads & ({"t", "p", "z", "r"} | LOWERED.keys()):
+    if not reads & ({"t", "p", "z", "r"} | (LOWERED.keys() - {"log_p_t"})):
         body.append("value = torch.as_tensor(value, dtype=z.dtype, device=z.device).expand(z.shape)")
     progress = ", *, progress" if "tau" in reads else ""
     helpers = "".join(f"\n\n{source}" for source in torch_helpers(root))
@@ -182,12 +182,14 @@ def _inputs(loss: Loss, head: str, reads: frozenset[str]) -> list[str]:
         lines.append("inv_p = torch.exp(-log_p.clamp(min=-80.0 if z.dtype == torch.float32 else -700.0))  # finite")
     if "r" in reads:
         lines.append("r = p - t")
-    if reads & {"m", "p_t"}:
+    if reads & {"m", "p_t", "log_p_t"}:
         lines.append("label = t.argmax(-1, keepdim=True)")
     if "m" in reads:
         lines.append("m = z.gather(-1, label) - z.scatter(-1, label, -torch.inf).amax(-1, keepdim=True)")
     if "p_t" in reads:
         lines.append("p_t = p.gather(-1, label)")
+    if "log_p_t" in reads:
+        lines.append("log_p_t = log_p.gather(-1, label)")
     if "n" in reads:
         lines.append("n = torch.tensor(float(z.shape[-1]), dtype=torch.float64)")
     if "tau" in reads:

@@ -62,6 +62,14 @@ class Kernel(ABC):
             ℓ, broadcastable to [N, C].
         """
 
+    def with_phi(self, phi: Sequence[float]) -> Kernel:
+        """The kernel with other loss parameters.
+
+        Raises:
+            LossError: the family has no parameters, or has another number of them, or one is not finite.
+        """
+        raise LossError(f"a loss of the {self.family} family has no parameters: {len(phi)} numbers cannot be set.")
+
     @abstractmethod
     def expression(self) -> Node:
         """The same ℓ as an expression tree; LossError where the family has no symbolic form."""

@@ -41,6 +41,7 @@ LOWERED: dict[str, str] = {
     "log_p": "log p, from the output",
     "log_1mp": "log(1 − p), from the output",
     "inv_p": "1 / p, from the output, finite",
+    "log_p_t": "log p_t, from the output, the same for the whole row",
 }
 PROTECTION = 1e-7  # the clamp of a logarithm, root or quotient that has no stable form
 
@@ -172,10 +173,11 @@ def _select(
             chosen[name] = logs["p"] - target
         elif name == "n":
             chosen[name] = float(target.shape[-1])
-        elif name in ("m", "p_t"):
+        elif name in ("m", "p_t", "log_p_t"):
             if not classes:
                 raise LossError(f"input {name!r} needs class targets; the identity head has none.")
-            chosen[name] = _margin(output, target) if name == "m" else _of_target(logs["p"], target)
+            of_target = {"p_t": "p", "log_p_t": "log_p"}
+            chosen[name] = _margin(output, target) if name == "m" else _of_target(logs[of_target[name]], target)
         elif name == "tau":
             if progress is None:
                 raise LossError(

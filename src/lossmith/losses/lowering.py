@@ -2,7 +2,7 @@
 
 `log(p)` computed from the prediction is wrong as soon as p rounds to 0 or 1; computed from the output it is exact
 (ALGORITHMS §0, numerics). `lower` finds the places where an expression takes a logarithm, a broken power or the
-reciprocal of p or 1 − p and puts the exact input there. EvoMAL's `protected_log` keeps its clamp, its definition.
+reciprocal of p, 1 − p or p_t and puts the exact input there. EvoMAL's `protected_log` keeps its clamp, its definition.
 """
 
 from __future__ import annotations
@@ -16,25 +16,32 @@ from lossmith.losses.inputs import Inputs
 from lossmith.losses.primitives import PRIMITIVES, Operand
 
 _P, _LOG_P, _LOG_1MP, _INV_P = Symbol("p"), Symbol("log_p"), Symbol("log_1mp"), Symbol("inv_p")
+_P_T, _LOG_P_T = Symbol("p_t"), Symbol("log_p_t")
 _ONE = Number(1.0)
 _POSITIVE = {"n", "prior"}  # inputs that are never zero or negative, so their logarithms may be split off a product
 
 
-def lower(root: Node) -> Node:
+def lower(root: Node, *, parameters: frozenset[str] = frozenset()) -> Node:
     """The same loss with exact inputs, and with parts that hold only numbers computed.
 
-    log(p) → log_p, log(1 − p) → log_1mp, and so for products, quotients and powers of these with numbers, n and prior;
-    a/p → a·inv_p and a/(c·p) → (a/c)·inv_p; p^c → exp(c·log_p) and (1 − p)^c → exp(c·log_1mp) for broken c > 0.
+    log(p) → log_p, log(1 − p) → log_1mp, log(p_t) → log_p_t, and so for products, quotients and powers of these with
+    numbers, n and prior; a/p → a·inv_p and a/(c·p) → (a/c)·inv_p; p^c → exp(c·log_p) for broken c > 0, and so for
+    1 − p and p_t.
+
+    Args:
+        root: the expression.
+        parameters: symbols that stand for single numbers (weights of a tree): factors of them are split off as numbers
+            are, log(w·p) → log(w) + log_p with the clamped logarithm of |w|.
     """
-    return fold(root, _lower_node)
+    return fold(root, lambda node, args: _lower_node(node, args, parameters))
 
 
-def _lower_node(node: Node, args: tuple[Node, ...]) -> Node:
+def _lower_node(node: Node, args: tuple[Node, ...], parameters: frozenset[str] = frozenset()) -> Node:
     if not isinstance(node, Apply):
         return node
     exact: Node | None = None
     if node.op == "log":
-        exact = _exact_log(node.args[0])
+        exact = _exact_log(node.args[0], parameters)
     elif node.op == "div":
         exact = _exact_quotient(args[0], node.args[1])
     elif node.op == "pow":
@@ -57,7 +64,7 @@ def _is_complement(node: Node) -> bool:
     return node in (Apply("sub", (_ONE, _P)), Apply("add", (_ONE, minus_p)), Apply("add", (minus_p, _ONE)))
 
 
-def _exact_log(argument: Node) -> Node | None:
+def _exact_log(argument: Node, parameters: frozenset[str]) -> Node | None:
     """log|argument| as a sum of exact logarithms, or None where a factor has none or none is of the prediction."""
     powers: dict[Node, float] = {}
     constant = 0.0
@@ -72,9 +79,11 @@ def _exact_log(argument: Node) -> Node | None:
             constant += k * math.log(abs(node.value))
         elif node in (_P, _INV_P):
             powers[_LOG_P] = powers.get(_LOG_P, 0.0) + (k if node == _P else -k)
+        elif node == _P_T:
+            powers[_LOG_P_T] = powers.get(_LOG_P_T, 0.0) + k
         elif _is_complement(node):
             powers[_LOG_1MP] = powers.get(_LOG_1MP, 0.0) + k
-        elif isinstance(node, Symbol) and node.name in _POSITIVE:
+        elif isinstance(node, Symbol) and (node.name in _POSITIVE or node.name in parameters):
             own = Apply("log", (node,))
             powers[own] = powers.get(own, 0.0) + k
         elif isinstance(node, Apply) and node.op in ("mul", "div"):
@@ -87,7 +96,7 @@ def _exact_log(argument: Node) -> Node | None:
             factors.append((node.args[0], k * node.args[1].value))
         else:
             return None
-    if not powers.keys() & {_LOG_P, _LOG_1MP} or not all(map(math.isfinite, (constant, *powers.values()))):
+    if not powers.keys() & {_LOG_P, _LOG_1MP, _LOG_P_T} or not all(map(math.isfinite, (constant, *powers.values()))):
         return None
     terms = [term if k == 1 else Apply("mul", (Number(k), term)) for term, k in powers.items() if k != 0]
     if constant or not terms:
@@ -119,6 +128,21 @@ def _exact_quotient(numerator: Node, denominator: Node) -> Node | None:
     return _INV_P if numerator == _ONE else Apply("mul", (numerator, _INV_P))
 
 
+def divides_exactly(divisor: Node) -> bool:
+    """Whether `lower` takes a quotient by this divisor for one by the prediction itself."""
+    return _exact_quotient(_ONE, divisor) is not None
+
+
+def raises_exactly(base: Node, exponent: float) -> bool:
+    """Whether `lower` takes this power for one of the prediction itself."""
+    return _exact_power(base, Number(exponent)) is not None
+
+
+def takes_log_exactly(argument: Node) -> bool:
+    """Whether `lower` takes the logarithm of this argument from the output."""
+    return _exact_log(argument, frozenset()) is not None
+
+
 def _exact_power(base: Node, exponent: Node) -> Node | None:
     if not isinstance(exponent, Number):
         return None
@@ -126,7 +150,9 @@ def _exact_power(base: Node, exponent: Node) -> Node | None:
         return _INV_P
     if exponent.value < 0 or exponent.value.is_integer():
         return None
-    logarithm = _LOG_P if base == _P else _LOG_1MP if _is_complement(base) else None
+    logarithm = next((log for of, log in ((_P, _LOG_P), (_P_T, _LOG_P_T)) if base == of), None)
+    if _is_complement(base):
+        logarithm = _LOG_1MP
     return None if logarithm is None else Apply("exp", (Apply("mul", (exponent, logarithm)),))
 
 

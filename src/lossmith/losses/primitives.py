@@ -1,4 +1,4 @@
-"""The functions a loss expression may use, as a table of values.
+"""The functions a loss expression may use, as a table of values; `registration` adds to it.
 
 Every primitive takes torch tensors or plain floats and stays finite where mathematics is not: logarithms and roots take
 max(|x|, 1e-7), a quotient's denominator keeps its sign and is at least 1e-7 away from zero. Where the logarithm or the
@@ -10,7 +10,7 @@ Sources: GLO's nodes (ALGORITHMS §1), EvoMAL's primitive set (ALGORITHMS §4: a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -39,7 +39,8 @@ class Primitive:
         commutative: whether the order of the arguments does not matter.
         helper: source of a function the torch template calls, or None.
         domain: in words, where the mathematical function (without its clamp) is defined; "" means everywhere. One
-            that declares no domain must have finite value, first and second derivative everywhere.
+            that declares no domain must have finite value, first and second derivative everywhere; one that does may
+            overflow outside, but must never be NaN (`primitive_check`).
         summary: one line for people.
     """
 
@@ -186,7 +187,7 @@ def _aq(a, b):
     return a / torch.sqrt(1 + torch.as_tensor(b) ** 2)
 """
 
-PRIMITIVES: Mapping[str, Primitive] = {
+PRIMITIVES: dict[str, Primitive] = {
     primitive.name: primitive
     for primitive in (
         Primitive("add", 2, add, "{0} + {1}", "{0} + {1}", "+", ADDITIVE, True, summary="sum"),

@@ -15,6 +15,7 @@ _LATEX_SYMBOLS = {
     "log_p": r"\log\left(p\right)",
     "log_1mp": r"\log\left(1 - p\right)",
     "inv_p": r"\frac{1}{p}",
+    "log_p_t": r"\log\left(p_{t}\right)",
 }
 _LATEX_BRACES = {"div", "sqrt", "abs", "aq"}  # templates that enclose their arguments by themselves
 

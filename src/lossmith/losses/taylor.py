@@ -99,7 +99,7 @@ class Taylor(Kernel):
     def __post_init__(self) -> None:
         order, variables = checked_shape(self.order, self.variables)
         try:
-            genome = tuple(float(g) for g in self.genome)
+            genome = tuple(float(g) + 0.0 for g in self.genome)  # minus zero becomes zero
         except (TypeError, ValueError):
             raise LossError(f"taylor genome = {self.genome!r}: a list of numbers was expected.") from None
         expected = genome_size(order, variables)
@@ -153,6 +153,9 @@ class Taylor(Kernel):
         value = _horner(self.plan, centred, _minimised(genome[:count]))
         assert isinstance(value, Tensor)
         return value
+
+    def with_phi(self, phi: Sequence[float]) -> Taylor:
+        return Taylor(tuple(phi), self.order, self.variables)
 
     def expression(self) -> Node:
         return self._expression(self.genome)

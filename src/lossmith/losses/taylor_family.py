@@ -20,7 +20,7 @@ from lossmith.losses.taylor import Taylor, checked_shape, genome_size, kept_term
 Genome = tuple[float, ...]
 
 # What an expansion in (t, p) can hold; "p_t" stands for p where it is only used at the target.
-_EXPANDABLE = frozenset({"t", "p", "r", "p_t", "n", "log_p", "log_1mp", "inv_p"})
+_EXPANDABLE = frozenset({"t", "p", "r", "p_t", "n", "log_p", "log_1mp", "inv_p", "log_p_t"})
 
 
 @dataclass(frozen=True)
@@ -194,8 +194,8 @@ class _Maximised:
         x = inputs_from_prediction(self.kernel.reads, p.reshape(1, 1), t.reshape(1, 1))
         if "n" in x:
             x["n"] = float(self.classes or 0)
-        if "p_t" in x:
-            x["p_t"] = (p if p_target is None else p_target).reshape(1, 1)
+        of_target = (p if p_target is None else p_target).reshape(1, 1)
+        x |= {name: value for name, value in (("p_t", of_target), ("log_p_t", of_target.log())) if name in x}
         return -self.kernel.value(x).sum()
 
 
@@ -241,7 +241,7 @@ def _check_smooth(f: _Maximised, derivatives: dict[tuple[int, int], float], cent
         )
         if not abs(rise(near, dt, dp) - polynomial) <= 1e-2 * near * slope:
             raise LossError(f"{f.kernel} has a kink at t = p = {centre}: it has no expansion of order {order} there.")
-    if "p_t" in f.kernel.reads:
+    if f.kernel.reads & {"p_t", "log_p_t"}:
         off_target = [float(f(_scalar(0.0), _scalar(centre), _scalar(q))) for q in (0.2, 0.7)]
         if off_target[0] != off_target[1]:
             raise LossError(f"{f.kernel} reads p_t at outputs other than the target: no loss in t and p can do that.")

@@ -23,7 +23,7 @@ import numpy as np
 from lossmith import rng
 from lossmith.losses import Loss, Setting, loss_hash
 from lossmith.losses.loss import Outputs
-from lossmith.records import Candidate, content_hash
+from lossmith.records import Candidate, Preparation, content_hash
 from lossmith.search.settings import SettingInfo, check_settings, describe
 
 
@@ -36,12 +36,15 @@ class Problem:
         seed: of the run; every draw of the search is derived from it.
         outputs: reduction over outputs of the proposed losses.
         start_from: losses to start from, best first.
+        generations: how many are planned, at least 1; a method with stages divides them. No part of the digest: a
+            search whose course does not depend on it can go on longer than planned, one whose course does stores it.
     """
 
     setting: Setting
     seed: int = 0
     outputs: Outputs = "sum"
     start_from: tuple[Loss, ...] = ()
+    generations: int = 20
 
     def stream(self, generation: int) -> np.random.Generator:
         """The draws of one generation."""
@@ -70,11 +73,16 @@ class State:
 
 
 class Method(ABC):
-    """A search method: a frozen dataclass of its settings."""
+    """A search method: a frozen dataclass of its settings.
+
+    Attributes:
+        needs_parts: whether candidates are tuned by unrolled training, which needs a task given by its parts.
+    """
 
     name: ClassVar[str]
     summary: ClassVar[str] = ""
     reference: ClassVar[str] = ""
+    needs_parts: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -90,7 +98,10 @@ class Method(ABC):
 
     @abstractmethod
     def ask(self, state: Any) -> tuple[tuple[Candidate, ...], State]:
-        """The next generation: `population` candidates, each preceded by the screened ones it replaces."""
+        """The next generation: `population` candidates, each preceded by the screened ones it replaces.
+
+        A screened one that nothing replaces is one of the `population` itself.
+        """
 
     @abstractmethod
     def tell(self, state: Any, candidates: Sequence[Candidate], fitness: Sequence[float | None]) -> State:
@@ -112,6 +123,11 @@ class Method(ABC):
         Raises:
             RunError: the document is of another method, problem or format, or is damaged.
         """
+
+    @property
+    def preparation(self) -> Preparation:
+        """What is to be done with a candidate between ask and training; by default nothing."""
+        return Preparation()
 
     def settings(self) -> dict[str, Any]:
         """The settings as JSON-able data: `method(self.name, **self.settings())` is this method again."""

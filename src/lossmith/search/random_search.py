@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from lossmith.search.base import Problem
-from lossmith.search.cma_es import Draw
-from lossmith.search.taylor_search import Array, TaylorSearch, TaylorState
+from lossmith.search.cma_es import Array, Draw
+from lossmith.search.taylor_search import TaylorSearch, TaylorState
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,15 @@ from typing import Any
 
 from lossmith.errors import UnknownNameError
 from lossmith.search.base import Method
+from lossmith.search.evomal import EvoMAL
+from lossmith.search.glo import GLO
+from lossmith.search.gplfl import GPLFL
 from lossmith.search.random_search import RandomSearch
+from lossmith.search.random_trees import RandomTrees
 from lossmith.search.settings import check_names
 from lossmith.search.taylorglo import TaylorGLO
 
-METHODS: dict[str, type[Method]] = {cls.name: cls for cls in (RandomSearch, TaylorGLO)}
+METHODS: dict[str, type[Method]] = {cls.name: cls for cls in (RandomSearch, RandomTrees, TaylorGLO, GLO, GPLFL, EvoMAL)}
 
 
 def method(name: str, **settings: Any) -> Method:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lossmith.errors import SpecError
+from lossmith.losses.primitive_sets import PRIMITIVE_SETS
 
 _RULE = "lossmith.setting"
 
@@ -65,6 +66,36 @@ def positive(default: float, high: float, meaning: str) -> Any:
     return _field(default, f"a number above 0, up to {high:g}", meaning, accept)
 
 
+def share(default: float, meaning: str) -> Any:
+    """A dataclass field for a probability or a part of a whole."""
+    return between(default, 0.0, 1.0, meaning)
+
+
+def between(default: float, low: float, high: float, meaning: str) -> Any:
+    """A dataclass field for a number from `low` to `high`, both included."""
+
+    def accept(value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError
+        if not low <= value <= high:
+            raise ValueError
+        return float(value)
+
+    return _field(default, f"a number from {low:g} to {high:g}", meaning, accept)
+
+
+def primitives(default: str) -> Any:
+    """A dataclass field for a registered primitive set, by name."""
+
+    def accept(value: Any) -> str:
+        if value not in PRIMITIVE_SETS:  # looked up now: a user may have registered more since
+            raise ValueError
+        return str(value)
+
+    known = ", ".join(PRIMITIVE_SETS)
+    return _field(default, f"a primitive set: {known}, or one you registered", "functions and leaves", accept)
+
+
 def one_of(default: str, options: Sequence[str], meaning: str) -> Any:
     """A dataclass field for one of some words."""
 
@@ -73,7 +104,8 @@ def one_of(default: str, options: Sequence[str], meaning: str) -> Any:
             raise ValueError
         return str(value)
 
-    return _field(default, f"one of {', '.join(options)}", meaning, accept)
+    shown = ", ".join(f"'{option}'" if "," in option else option for option in options)
+    return _field(default, f"one of {shown}", meaning, accept)
 
 
 def words(default: tuple[str, ...], options: Sequence[str], meaning: str) -> Any:

@@ -1,54 +1,43 @@
-"""What every search over Taylor genomes has in common: screening and redrawing, starting losses, checks, storage.
+"""What every search over Taylor genomes has in common: screening and redrawing, and starting losses.
 
-A subclass says only where genomes come from (`_sampler`) and what is learned from them (`_learned`). A generation has
-`population` slots. A slot's genome that fails the invariant is redrawn, at most 20 times; every attempt is a candidate
-of its own, placed before the one that finally fills the slot. What still fails fills the slot as a failure.
+A subclass says only where genomes come from (`_sampler`) and what is learned from them (`_learned`). A slot's genome
+that fails the invariant is redrawn, at most 20 times; every attempt is a candidate of its own, placed before the one
+that finally fills the slot. What still fails fills the slot as a failure.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeAlias, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
-from lossmith.errors import LossError, RunError, SpecError, UsageError
+from lossmith.errors import LossError, SpecError
 from lossmith.losses import Loss, LossSet, TaylorFamily, to_json
 from lossmith.losses.inputs import Head, head_name
 from lossmith.losses.learning_rule import INVARIANTS, check_invariant
 from lossmith.losses.taylor import SYMBOLS
 from lossmith.records import OK, Candidate, Status
-from lossmith.search.base import Method, Problem, State
-from lossmith.search.cma_es import Draw
-from lossmith.search.ranking import succeeded
+from lossmith.search.base import Problem
+from lossmith.search.cma_es import Array, Draw
 from lossmith.search.settings import one_of, positive, whole, words
+from lossmith.search.slot_search import SlotSearch, SlotState
 
-Array: TypeAlias = NDArray[np.float64]
-S = TypeVar("S", bound="TaylorState")
-
-FORMAT = 1
 REDRAWS = 20  # ALGORITHMS §2, "Failures and CMA-ES"
 
 
 @dataclass(frozen=True)
-class TaylorState(State):
-    """State of a search over Taylor genomes.
-
-    Args:
-        slots: while candidates wait for `tell`: where in `asked` each of the population's slots is filled.
-    """
-
-    slots: tuple[int, ...] = field(default=(), kw_only=True)
+class TaylorState(SlotState):
+    """State of a search over Taylor genomes."""
 
 
 @dataclass(frozen=True)
-class TaylorSearch(Method):
-    """Settings and chores of a search over Taylor genomes."""
+class TaylorSearch(SlotSearch):
+    """Settings of a search over Taylor genomes, and where they come from."""
 
     population: int = whole(20, 1, 10_000, "candidates per generation")
     sigma: float = positive(1.2, 100.0, "standard deviation of the first genomes")
@@ -80,18 +69,6 @@ class TaylorSearch(Method):
     def _sampler(self, state: Any) -> Draw:
         """Where this generation's genomes come from: a function from a number to that many genomes [number, K]."""
 
-    @abstractmethod
-    def _learned(self, state: Any, fitness: tuple[float | None, ...]) -> TaylorState:
-        """The state after a generation, given the fitness of each slot."""
-
-    @abstractmethod
-    def _dumped(self, state: Any) -> dict[str, Any]:
-        """What the state knows beyond the generation."""
-
-    @abstractmethod
-    def _loaded(self, state: Any, document: Mapping[str, Any]) -> TaylorState:
-        """The inverse of `_dumped`, from the first state, with nothing asked."""
-
     def init(self, problem: Problem) -> TaylorState:
         head = problem.setting.head
         if self.invariant == "paper" and head not in ("softmax", "sigmoid"):
@@ -100,9 +77,7 @@ class TaylorSearch(Method):
             )
         return self._begin(problem, self.start_genomes(problem))
 
-    def ask(self, state: Any) -> tuple[tuple[Candidate, ...], TaylorState]:
-        if state.asked is not None:
-            raise UsageError(f"{self.name}: ask without tell; tell the results of this generation before asking again.")
+    def _asked(self, state: Any) -> TaylorState:
         draw = self._sampler(state)
         asked: list[Candidate] = []
         slots: list[int] = []
@@ -113,56 +88,11 @@ class TaylorSearch(Method):
                     break
                 asked.append(self._candidate(state.problem, draw(1)[0], f"redraw {k}"))
             slots.append(len(asked) - 1)
-        candidates = tuple(asked)
-        return candidates, dataclasses.replace(state, asked=candidates, slots=tuple(slots))
+        waiting: TaylorState = dataclasses.replace(state, asked=tuple(asked), slots=tuple(slots))
+        return waiting
 
-    def tell(self, state: Any, candidates: Sequence[Candidate], fitness: Sequence[float | None]) -> TaylorState:
-        if state.asked is None:
-            raise UsageError(f"{self.name}: tell without ask; ask for candidates, evaluate them, then tell.")
-        if [c.loss for c in candidates] != [c.loss for c in state.asked]:
-            raise UsageError(f"{self.name}: tell wants the {len(state.asked)} candidates of ask, in their order.")
-        if len(fitness) != len(candidates):
-            raise UsageError(f"{self.name}: {len(fitness)} fitness values for {len(candidates)} candidates.")
-        values = tuple(float(f) if f is not None and succeeded(f) else None for f in fitness)
-        for candidate, value in zip(state.asked, values, strict=True):
-            if not candidate.status.ok and value is not None:
-                raise UsageError(f"{self.name}: a candidate that is {candidate.status} has no fitness: tell None.")
-        learned = self._learned(state, tuple(values[slot] for slot in state.slots))
-        return dataclasses.replace(learned, generation=state.generation + 1, asked=None, slots=())
-
-    def dump(self, state: Any) -> dict[str, Any]:
-        return {
-            "format": FORMAT,
-            "method": self.name,
-            "settings": self.settings(),
-            "problem": state.problem.digest,
-            "generation": state.generation,
-            "asked": None if state.asked is None else list(redraws(state)),
-            **self._dumped(state),
-        }
-
-    def load(self, problem: Problem, document: Mapping[str, Any]) -> TaylorState:
-        wanted = {"format": FORMAT, "method": self.name, "settings": self.settings(), "problem": problem.digest}
-        for name, value in wanted.items():
-            if name not in document:
-                raise RunError(f"the stored search state lacks the field {name!r}: it is no state of {self.name}.")
-            if document[name] != value:
-                raise RunError(
-                    f"the stored search state has {name} {document[name]!r}, this run {value!r}: "
-                    f"resume with the settings it was started with."
-                )
-        try:
-            state = self._loaded(self.init(problem), document)
-            state = dataclasses.replace(state, generation=int(document["generation"]))
-            asked = document["asked"]
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise RunError(f"the stored state of {self.name} is damaged ({type(error).__name__}: {error}).") from None
-        if asked is None:
-            return state
-        _, state = self.ask(state)
-        if list(redraws(state)) != asked:
-            raise RunError(f"the stored search asked for other candidates than {self.name} does now: start a new run.")
-        return state
+    def _asked_note(self, state: Any) -> list[Any]:
+        return list(redraws(state))
 
     def start_genomes(self, problem: Problem) -> tuple[Array, ...]:
         """The genomes of the losses to start from: their Taylor expansions, under the problem's reduction over outputs.

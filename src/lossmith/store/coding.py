@@ -6,9 +6,9 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, get_args
 
-from lossmith.records import Candidate, Evaluation, Request, Status, canonical_json
+from lossmith.records import Candidate, Evaluation, Request, Status, Work, canonical_json
 from lossmith.store.rows import CandidateRow, Checkpoint, EvaluationRow, EventRow, GenerationRow, RunRow, Session
 from lossmith.store.schema import Row
 
@@ -36,6 +36,7 @@ def candidate_columns(
         "request": request.key if isinstance(request, Request) else request,
         "duplicate_of": duplicate_of,
         "fitness": None,
+        "tuned": None,
     }
 
 
@@ -48,7 +49,7 @@ def read_candidate(row: Row) -> CandidateRow:
         origin=_text(row["origin"]),
         genome=tuple(_json(row["genome"])),
     )
-    request, duplicate_of, fitness = row["request"], row["duplicate_of"], row["fitness"]
+    request, duplicate_of, fitness, tuned = row["request"], row["duplicate_of"], row["fitness"], row["tuned"]
     return CandidateRow(
         generation=_count(row["generation"]),
         position=_count(row["position"]),
@@ -56,6 +57,7 @@ def read_candidate(row: Row) -> CandidateRow:
         request=None if request is None else _text(request),
         duplicate_of=None if duplicate_of is None else _text(duplicate_of),
         fitness=None if fitness is None else _number(fitness),
+        tuned=None if tuned is None else _text(tuned),
     )
 
 
@@ -86,6 +88,9 @@ def evaluation_columns(request: Request, evaluation: Evaluation, purpose: str, f
         "worker": evaluation.worker,
         "attempt": evaluation.attempt,
         "finished_at": finished_at,
+        "work": request.work,
+        "settings": request.settings,
+        "product": evaluation.product,
     }
 
 
@@ -99,6 +104,8 @@ def read_evaluation(row: Row) -> EvaluationRow:
         splits=tuple(_json(row["splits"])),
         curve=_count(row["curve_points"]),
         stop_at_chance=bool(row["stop_at_chance"]),
+        work=_work(row["work"]),
+        settings=_text(row["settings"]),
     )
     evaluation = Evaluation(
         request=_text(row["request"]),
@@ -109,6 +116,7 @@ def read_evaluation(row: Row) -> EvaluationRow:
         seconds=_number(row["seconds"]),
         worker=_text(row["worker"]),
         attempt=_count(row["attempt"]),
+        product=_text(row["product"]),
     )
     return EvaluationRow(request, evaluation, _text(row["purpose"]), _text(row["finished_at"]))
 
@@ -189,6 +197,13 @@ def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{value!r} where text should be")
     return value
+
+
+def _work(value: object) -> Work:
+    text = _text(value)
+    if text not in get_args(Work):
+        raise ValueError(f"{text!r:.60} is no kind of work: one of {', '.join(get_args(Work))} was expected")
+    return text  # type: ignore[return-value]
 
 
 def _number(value: object) -> float:

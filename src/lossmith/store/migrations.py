@@ -1,7 +1,11 @@
 """How a file of an older format becomes one of this format.
 
 `MIGRATIONS[i]` takes an open transaction on a file of format i + 1 and makes it format i + 2 with plain SQL; checks and
-the format number are brought up to date afterwards. A migration is never edited once released. Formats so far: 1.
+the format number are brought up to date afterwards. A migration is never edited once released. Formats so far:
+
+1. six tables; every evaluation is a training.
+2. an evaluation says which kind of work it was, with what settings, and what it made besides metrics; a candidate says
+   which loss tuning made of it.
 """
 
 from __future__ import annotations
@@ -12,7 +16,16 @@ from collections.abc import Callable
 from lossmith.store.schema import TABLES, reseal
 
 Migration = Callable[[sqlite3.Connection], None]
-MIGRATIONS: tuple[Migration, ...] = ()
+
+
+def name_the_work(connection: sqlite3.Connection) -> None:
+    """1 → 2: what is stored so far are trainings of the losses that were proposed."""
+    for column, value in (("work", "train"), ("settings", ""), ("product", "")):
+        connection.execute(f"ALTER TABLE evaluation ADD COLUMN {column} TEXT NOT NULL DEFAULT '{value}'")
+    connection.execute("ALTER TABLE candidate ADD COLUMN tuned TEXT")
+
+
+MIGRATIONS: tuple[Migration, ...] = (name_the_work,)
 
 
 def current_format() -> int:

@@ -59,7 +59,16 @@ class GenerationRow:
 
 @dataclass(frozen=True)
 class CandidateRow:
-    """A candidate in place. `request` is a request key; `fitness` (lower is better) is None until told, or failed."""
+    """A candidate in place.
+
+    Args:
+        generation, position: its place.
+        candidate: as it was proposed, with its final status.
+        request: key of what was asked for it first, None where nothing was.
+        duplicate_of: which other candidate it repeats.
+        fitness: lower is better; None until told, or failed.
+        tuned: canonical JSON of the loss that was trained, where tuning made it another one.
+    """
 
     generation: int
     position: int
@@ -67,11 +76,17 @@ class CandidateRow:
     request: str | None
     duplicate_of: str | None
     fitness: float | None
+    tuned: str | None = None
+
+    @property
+    def loss(self) -> str:
+        """Canonical JSON of the loss that was trained."""
+        return self.candidate.loss if self.tuned is None else self.tuned
 
 
 @dataclass(frozen=True)
 class EvaluationRow:
-    """A finished training: what was asked, what came of it, and who asked first."""
+    """A finished piece of work: what was asked, what came of it, and who asked first."""
 
     request: Request
     evaluation: Evaluation

@@ -159,7 +159,7 @@ class RunStore(RunReader):
             schema.put(connection, GENERATION, generation, keep=("state", "counts", "steps"))
             told = self._generation(connection, number)["state"] == "told"
             for row in rows:
-                schema.put(connection, CANDIDATE, row, keep=("fitness", "status", "sentence") if told else ())
+                schema.put(connection, CANDIDATE, row, keep=("fitness", "status", "sentence", "tuned") if told else ())
 
     def record(self, results: Sequence[tuple[Request, Evaluation]], *, purpose: str) -> None:
         """Store one finished chunk. What is stored already keeps its purpose, seconds, worker and attempt.
@@ -191,6 +191,7 @@ class RunStore(RunReader):
         checkpoint: Mapping[str, Any] | None = None,
         steps: int = 0,
         statuses: Sequence[Status] | None = None,
+        tuned: Sequence[str | None] | None = None,
         name: str = "method",
     ) -> None:
         """Close a generation: fitness, counts and the method's state, all or nothing.
@@ -202,6 +203,7 @@ class RunStore(RunReader):
             checkpoint: the method's state after the tell (JSON-able); only the newest per `name` is kept.
             steps: training steps this generation cost.
             statuses: final status per candidate, where evaluation changed them.
+            tuned: per candidate canonical JSON of the loss that was trained, None where it is the one proposed.
             name: whose state the checkpoint is.
         """
         document = None if checkpoint is None else canonical_json(dict(checkpoint))
@@ -213,10 +215,12 @@ class RunStore(RunReader):
             write(connection, GENERATION, {**row, **closing, "finished_at": row["finished_at"] or _now()})
             rows = schema.fetch(connection, CANDIDATE, "WHERE generation = ?", (generation,))
             finals = [None] * len(rows) if statuses is None else statuses
-            _same_length(f"tell of generation {generation}", candidates=rows, fitness=fitness, statuses=finals)
-            for candidate, value, status in zip(rows, fitness, finals, strict=True):
+            made = [candidate["tuned"] for candidate in rows] if tuned is None else tuned
+            where = f"tell of generation {generation}"
+            _same_length(where, candidates=rows, fitness=fitness, statuses=finals, tuned=made)
+            for candidate, value, status, loss in zip(rows, fitness, finals, made, strict=True):
                 final = {} if status is None else {"status": str(status), "sentence": status.sentence}
-                write(connection, CANDIDATE, {**candidate, **final, "fitness": value})
+                write(connection, CANDIDATE, {**candidate, **final, "fitness": value, "tuned": loss})
             if document is not None:
                 reached("checkpoint", "before")
                 _put_checkpoint(connection, name, generation, document, final=told)

@@ -138,6 +138,7 @@ CANDIDATE = Table(
         _text("request", "evaluation.request", nullable=True),
         _text("duplicate_of", "which candidate it repeats", nullable=True),
         _real("fitness", "lower is better; null until told, or failed", nullable=True),
+        _text("tuned", "canonical JSON of the loss that was trained, where it is another one", nullable=True),
     ),
 )
 EVALUATION = Table(
@@ -163,6 +164,9 @@ EVALUATION = Table(
         _text("worker", "process id", compared=False),
         _integer("attempt", "1, or more after lost workers", compared=False),
         _text("finished_at", "UTC", compared=False),
+        _text("work", "train, screen or tune"),
+        _text("settings", "JSON of that work, empty for trainings"),
+        _text("product", "JSON: what the work made besides metrics, empty for trainings"),
     ),
 )
 CHECKPOINT = Table(

@@ -1,7 +1,8 @@
-"""One training run: batches, step, loop, prediction."""
+"""One training run: batches, step, loop, prediction; loss parameters tuned through training."""
 
 from lossmith.training.loop import Trained, Training, train
 from lossmith.training.prediction import Predictions, predict
 from lossmith.training.process import compute_scope
+from lossmith.training.unroll import Tuned, tune
 
-__all__ = ["Predictions", "Trained", "Training", "compute_scope", "predict", "train"]
+__all__ = ["Predictions", "Trained", "Training", "Tuned", "compute_scope", "predict", "train", "tune"]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lossmith.losses import Loss, LossSet
+from lossmith.losses.delta import interpreted, value_and_delta
 from lossmith.records import OK, Split, Status
 from lossmith.rng import torch_global_scope
 from lossmith.tasks import Task, Terms
@@ -93,6 +94,7 @@ def _train(
     indices = batch_indices(task.train_rows(how.data_fraction, how.seed), recipe.batch_size, seed=how.seed)
     losses = tuple(loss) if isinstance(loss, LossSet) else (loss,)
     on_gpu = task.device.type != "cpu"
+    backward = _through_deltas if not on_gpu and all(map(interpreted, losses)) else _through_graph
     measured = set(_points(how.steps, how.curve))
     curve: list[tuple[int, float]] = []
     suspect = torch.zeros((), device=task.device)
@@ -107,16 +109,15 @@ def _train(
             for group, share in zip(optimizer.param_groups, shares, strict=True):
                 group["lr"] = lr * share
         terms = terms_of(task, model, arranged(data.batch(index), how.channels_last))
-        value = _sum_of_losses(losses, terms, tau)
         for parameter in parameters:
             parameter.grad = None  # what optimizer.zero_grad does, without its hooks
-        value.backward()  # type: ignore[no-untyped-call]
+        value = backward(losses, terms, tau)
         if recipe.grad_clip is not None:
             nn.utils.clip_grad_norm_(model.parameters(), recipe.grad_clip)
         optimizer.step()
         done = step + 1
         if on_gpu:
-            suspect = suspect + (value.detach() * 0)  # NaN sticks to a sum, so one look covers many steps
+            suspect = suspect + value * 0  # NaN sticks to a sum, so one look covers many steps
             look = done % FINITE_EVERY_ON_GPU == 0 or done == how.steps
             bad = look and not math.isfinite(suspect.item())
         else:
@@ -147,13 +148,32 @@ def _train(
     return Trained(OK, how.steps, metrics, tuple(curve), model)
 
 
-def _sum_of_losses(losses: tuple[Loss, ...], terms: tuple[Terms, ...], tau: float) -> Tensor:
+def _through_graph(losses: tuple[Loss, ...], terms: tuple[Terms, ...], tau: float) -> Tensor:
+    """The sum of the losses, back-propagated through them by autograd: any loss, any device."""
     total: Tensor | None = None
     for position, term in enumerate(terms):
         loss = losses[min(position, len(losses) - 1)]
         value: Tensor = loss(term.output, term.target, weight=term.weight, group=term.group, progress=tau)
         total = value if total is None else total + value
     assert total is not None
+    total.backward()  # type: ignore[no-untyped-call]
+    return total.detach()
+
+
+def _through_deltas(losses: tuple[Loss, ...], terms: tuple[Terms, ...], tau: float) -> Tensor:
+    """The same, with the losses' own derivatives: the network is back-propagated from ∂loss/∂output."""
+    outputs: list[Tensor] = []
+    deltas: list[Tensor] = []
+    total: Tensor | None = None
+    for position, term in enumerate(terms):
+        loss = losses[min(position, len(losses) - 1)]
+        value, delta = value_and_delta(loss, term.output, term.target, term.weight, tau, group=term.group)
+        total = value if total is None else total + value
+        if term.output.requires_grad:  # a term that no parameter reaches counts in the sum only
+            outputs.append(term.output)
+            deltas.append(delta)
+    assert total is not None
+    torch.autograd.backward(outputs, deltas)
     return total
 
 

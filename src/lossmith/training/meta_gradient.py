@@ -1,0 +1,119 @@
+"""What one meta-step of tuning draws, how it is computed, and what comes out of it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from lossmith.losses import Loss
+from lossmith.records import Split
+from lossmith.rng import derive_seed, torch_global_scope
+from lossmith.tasks import Task
+from lossmith.training.batches import batch_indices
+from lossmith.training.functional_sgd import Descent
+from lossmith.training.meta_adam import Vector
+
+
+@dataclass(frozen=True)
+class Road:
+    """By what means meta-gradients are computed; all give the same numbers, up to rounding.
+
+    Args:
+        kind: "layers": explicit matrices of a plain perceptron, K = 1 only. "stacked": any model, candidates together
+            by vmap. "alone": any model, one candidate at a time. "forward": the same with products J·v by forward
+            differentiation, which for convolutions takes half the time; K = 1 only.
+        chunk: how many candidates are computed together at most.
+        why: why they are computed one at a time.
+    """
+
+    kind: Literal["layers", "stacked", "alone", "forward"] = "alone"
+    chunk: int = 1
+    why: str = ""
+
+    def __str__(self) -> str:
+        how = {"layers": "layer by layer", "stacked": "stacked"}.get(self.kind, "one at a time")
+        return f"{how}: {self.why}" if self.why else how
+
+    def chunks(self, count: int) -> tuple[tuple[int, ...], ...]:
+        """Candidates in order, in as few chunks as there can be, as equal as can be."""
+        parts = -(-count // self.chunk)
+        ends = [count * part // parts for part in range(parts + 1)] if parts else [0]
+        return tuple(tuple(range(start, end)) for start, end in itertools.pairwise(ends))
+
+
+@dataclass(frozen=True)
+class Unroll:
+    """How meta-gradients are computed, the same at every meta-step.
+
+    Args:
+        task: its parts. task_loss: what φ is tuned for, on fitness rows.
+        descent: the base model's step. length: how many of them, K.
+        road: by what means.
+        chunks: which candidates are computed together, at most `road.chunk`.
+    """
+
+    task: Task
+    task_loss: Loss
+    descent: Descent
+    length: int
+    road: Road = Road()
+    chunks: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What all candidates share in one meta-step.
+
+    Args:
+        seed: of this meta-step; names the streams of dropout masks.
+        model: θ0. train: one batch per step. fitness: the batch the task loss is taken on.
+    """
+
+    seed: int
+    model: nn.Module
+    train: tuple[Any, ...]
+    fitness: Any
+
+
+@dataclass(frozen=True)
+class MetaGradient:
+    """What a meta-step says about one candidate.
+
+    Args:
+        value: task loss of θ_K.
+        inner: sum of the training losses on the way there.
+        gradient: of `value` by φ, [K].
+    """
+
+    value: float
+    inner: float
+    gradient: Vector
+
+    @property
+    def finite(self) -> bool:
+        return math.isfinite(self.value) and math.isfinite(self.inner) and bool(np.isfinite(self.gradient).all())
+
+
+def draw(task: Task, seed: int, meta_step: int, length: int) -> Draw:
+    """θ0 and batches of a meta-step; a function of the seed and its number, and of nothing else."""
+    own = derive_seed(seed, "tune", meta_step)
+    model = task.build_model(own).to(task.device)
+    with torch_global_scope(own, "data", device=task.device):  # augmentations draw from it
+        train = tuple(_batches(task, "train", length, own))
+        (fitness,) = _batches(task, "fitness", 1, derive_seed(own, "fitness"))
+    return Draw(own, model, train, fitness)
+
+
+def _batches(task: Task, split: Split, count: int, seed: int) -> Sequence[Any]:
+    data = task.data[split]
+    # A judging split smaller than a batch is taken whole: drawing some of its rows twice would only add noise.
+    size = task.recipe.batch_size if split == "train" else min(task.recipe.batch_size, len(data))
+    indices = batch_indices(torch.arange(len(data)), size, seed=seed)
+    return [data.batch(index) for index in itertools.islice(indices, count)]

@@ -1,0 +1,120 @@
+"""Which road meta-gradients take: by rule where several are right, by a trial where one may not be.
+
+The rule looks at the model only, never at a clock, so that one search takes one road, whatever else the machine does.
+What the rule prefers is tried on two made-up losses in float64 against the plain road; where it fails or gives other
+numbers, the plain road is taken and says why.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from lossmith.errors import TaskError, UsageError
+from lossmith.losses import Loss, Taylor
+from lossmith.tasks.trees import map_tree
+from lossmith.training.closed_form import closed_form
+from lossmith.training.meta_gradient import Draw, MetaGradient, Road, Unroll
+from lossmith.training.perceptron import layers_of
+from lossmith.training.tunable import Tunable
+from lossmith.training.unrolled import unrolled
+
+STACK = 32  # candidates at most in one stack
+LARGE = 50_000  # trainable parameters from which a core's cache does better with one candidate than with a stack
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_GENOMES = ((1.0, -1.0, 0.5, 2.0, -0.5, 0.3, 0.4, 0.6), (-0.5, 2.0, 0.3, 1.0, 0.7, -1.0, 0.6, 0.3))
+
+
+def meta_gradients(
+    how: Unroll, drawn: Draw, candidates: Sequence[Tunable], phis: Sequence[np.ndarray[Any, Any]]
+) -> dict[int, MetaGradient]:
+    """Meta-gradients of the candidates named by `how.chunks`, by their index."""
+    return (closed_form if how.length == 1 else unrolled)(how, drawn, candidates, phis)
+
+
+def choose_road(how: Unroll, drawn: Draw, count: int) -> Road:
+    """The road for `count` candidates.
+
+    Args:
+        how: its road and chunks are not looked at. drawn: of any meta-step; only its model's kind is looked at.
+
+    Raises:
+        TaskError: the model has no second derivative, so no road is open.
+    """
+    preferred = _preferred(how, drawn, count)
+    if preferred.kind == "alone":
+        _plain(how, drawn)
+        return preferred
+    wide, tolerance = True, 1e-9
+    try:
+        # In float64, where rounding cannot be mistaken for an error; not every model can be had in it.
+        plain = _trial(how, drawn, Road(), wide=True)
+    except Exception:
+        plain, wide, tolerance = _plain(how, drawn), False, 1e-3
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*performance drop")  # of a layer that vmap can only loop over
+            found = _trial(how, drawn, preferred, wide=wide)
+    except Exception as error:
+        return Road(why=f"{preferred} it fails ({_gist(error)})")
+    agree = all(_agree(a, b, tolerance) for a, b in zip(plain, found, strict=True))
+    return preferred if agree else Road(why=f"{preferred} it gives other numbers")
+
+
+def _preferred(how: Unroll, drawn: Draw, count: int) -> Road:
+    model, cpu = drawn.model, how.task.device.type == "cpu"
+    if how.length == 1 and how.descent.clip is None and layers_of(how.task, model):
+        return Road("layers", STACK)
+    convolutions = any(isinstance(module, _CONVOLUTIONS) for module in model.modules())
+    if cpu and convolutions:
+        return Road("forward" if how.length == 1 else "alone", why="convolutions are no faster stacked")
+    if count == 1:
+        return Road(why="there is only one candidate")
+    if cpu and sum(p.numel() for p in model.parameters() if p.requires_grad) > LARGE:
+        return Road(why="layers of this size are no faster stacked")
+    return Road("stacked", STACK)
+
+
+def _plain(how: Unroll, drawn: Draw) -> list[MetaGradient]:
+    try:
+        return _trial(how, drawn, Road(), wide=False)
+    except UsageError:
+        raise
+    except Exception as error:
+        raise TaskError(
+            f"tuning differentiates twice through the model, and that failed ({_gist(error)}): use layers that have a "
+            "second derivative, or a method that trains candidates as they are (taylorglo, random, gplfl)."
+        ) from error
+
+
+def _trial(how: Unroll, drawn: Draw, road: Road, *, wide: bool) -> list[MetaGradient]:
+    """Meta-gradients of two made-up candidates, on a model of its own, in float64 where `wide`."""
+    fresh = how.task.build_model(drawn.seed).to(how.task.device)
+    if wide:
+        train = tuple(map_tree(_double, batch) for batch in drawn.train)
+        drawn, fresh = replace(drawn, train=train, fitness=map_tree(_double, drawn.fitness)), fresh.double()
+    candidates = [Tunable.of(Loss(Taylor(genome), head=how.task.head), how.task) for genome in _GENOMES]
+    how = replace(how, road=road, chunks=replace(road, chunk=min(road.chunk, 2)).chunks(2))
+    found = meta_gradients(how, replace(drawn, model=fresh), candidates, [one.phi for one in candidates])
+    return [found[0], found[1]]
+
+
+def _double(leaf: Any) -> Any:
+    return leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+
+
+def _agree(a: MetaGradient, b: MetaGradient, tolerance: float) -> bool:
+    size = float(np.abs(a.gradient).max())
+    values = abs(a.value - b.value) <= tolerance * abs(a.value)
+    return values and bool(np.abs(a.gradient - b.gradient).max() <= tolerance * size)
+
+
+def _gist(error: Exception) -> str:
+    """The first sentence of what went wrong, as part of one."""
+    text = str(error).strip().partition("\n")[0].partition(". ")[0]
+    return f"{type(error).__name__}: {text}"[:200].rstrip(".")
