@@ -122,8 +122,9 @@ def main(rounds: int) -> None:
     torch.set_num_threads(1)
     print(where())
     print(
-        f"{POPULATION} random trees of {SIZES[0]} to {SIZES[-1]} nodes, [{ROWS}, {CLASSES}] each, float32, {rounds} rounds\n"
+        f"{POPULATION} random trees of {SIZES[0]} to {SIZES[-1]} nodes, [{ROWS}, {CLASSES}] each, float32, {rounds} rounds"
     )
+    print()
     print(f"{'microseconds per candidate and step':38} {'interpreter':>11} {'autograd':>9} {'ratio':>6}")
     for name, (candidates, fast, slow) in cases(np.random.default_rng(0)).items():
         for road in (fast, slow):

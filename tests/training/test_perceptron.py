@@ -96,13 +96,13 @@ class Doubling(nn.Linear):
 )
 def test_whatever_is_no_plain_perceptron_is_not_taken_for_one(build: Any) -> None:
     task = double_task(STEPS["plain"], model=build)
-    assert layers_of(task, build(0)) == ()
+    assert layers_of(task, task.build_model(0)) == ()
 
 
 def test_a_forward_function_of_its_own_may_do_anything() -> None:
     def forward(model: nn.Module, batch: Any) -> Terms:
         return Terms(2 * model(batch[0]), batch[1])
 
-    build = MODELS["one layer"]
-    assert layers_of(double_task(STEPS["plain"], model=build, forward=forward), build(0)) == ()
-    assert len(layers_of(double_task(STEPS["plain"], model=build, forward=supervised), build(0))) == 1
+    for function, count in ((forward, 0), (supervised, 1)):
+        task = double_task(STEPS["plain"], model=MODELS["one layer"], forward=function)
+        assert len(layers_of(task, task.build_model(0))) == count

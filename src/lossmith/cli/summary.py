@@ -163,11 +163,12 @@ def summarize(run: Run) -> Summary:
 def formula(run: Run, text: str) -> str:
     """A stored loss for people; its head may be the user's own, which only Python can bring back."""
     from lossmith.losses import from_json
+    from lossmith.losses.simplify import formula as shown
 
     try:
-        return str(run.decode(text))
+        return shown(run.decode(text))
     except LossError:
-        return str(from_json(text, head="softmax"))  # the formula is the same under every head
+        return shown(from_json(text, head="softmax"))  # the formula is the same under every head
 
 
 def _state(run: Run) -> tuple[str, str, str]:

@@ -6,6 +6,7 @@ on fresh seeds at the same effort is the selection bias, and is printed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -65,10 +66,10 @@ def choose(session: Session, tried: Sequence[Tried], settings: SearchSection, ru
     by_position = {t.standing.position: t for t in tried}
     best = [by_position[s.position] for s in top([t.standing for t in tried], settings.finalists)]
     if not best:
-        session.store.add_event("no_winner", "", {"text": "no candidate gave a number"})
-        session.emit(
-            Note("no candidate gave a number, so there is no best loss; look at the statuses and widen the search.")
-        )
+        lucky = any(t.standing.mean(1) < math.inf for t in tried)  # on the first seed, and failed on a further one
+        text = "every candidate failed on one of its seeds" if lucky else "no candidate gave a number"
+        session.store.add_event("no_winner", "", {"text": text})
+        session.emit(Note(f"{text}, so there is no best loss; look at the statuses and widen the search."))
         return None
     seeds = seed_block(run_seed, "finalists", settings.finalist_seeds)
 

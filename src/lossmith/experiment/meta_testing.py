@@ -21,6 +21,7 @@ from lossmith.experiment.run import Run
 from lossmith.experiment.session import Session, sitting
 from lossmith.experiment.shelf import shelf as make_shelf
 from lossmith.losses import Loss, LossSet, loss, to_json
+from lossmith.losses.simplify import formula
 from lossmith.tasks import AnyTask
 
 CONTROLS = ("task", "tuned", "shelf")
@@ -183,7 +184,7 @@ def _shelf_of(run: Run, how: MetaTest, task: AnyTask | None, resources: Resource
 
 def _note(found: Loss | LossSet, lr_scale: float, budget: float) -> str:
     """What an arm was trained with, for the table."""
-    note = str(found)
+    note = formula(found)
     note += f", learning rate × {lr_scale:.4g}" if lr_scale != 1 else ""
     return note + (f", stopped at {budget:.0%} of the steps" if budget < 1 else "")
 

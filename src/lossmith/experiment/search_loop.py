@@ -16,6 +16,7 @@ from lossmith.experiment.preparation import Position, Prepared, Stages
 from lossmith.experiment.session import Session
 from lossmith.experiment.spec import SearchSection
 from lossmith.losses import from_json
+from lossmith.losses.simplify import formula
 from lossmith.records import Candidate, Evaluation, Preparation, Request, Status
 from lossmith.search import Method, Problem, State
 from lossmith.store import RunStore
@@ -224,18 +225,12 @@ class SearchLoop:
     def _report(self, number: int, counts: Counter[str]) -> None:
         best = top([t.standing for t in self.tried.values()], 1)
         value: float | None = None
-        formula = ""
+        text = ""
+        task = self.session.task
         if best:
-            metric = self.session.task.metric
-            value = metric.fitness(
-                best[0].mean(len(best[0].fitness))
-            )  # fitness is ± the value: applied twice it is undone
-            task = self.session.task
-            formula = str(
-                from_json(self.tried[best[0].position].candidate.loss, head=task.head if callable(task.head) else None)
-            )
-        self.session.emit(
-            GenerationFinished(
-                number, self.settings.generations, value, self.session.task.metric.name, formula, dict(counts)
-            )
-        )
+            # Fitness is ± the value: applied twice it is undone.
+            value = task.metric.fitness(best[0].mean(len(best[0].fitness)))
+            found = self.tried[best[0].position].candidate.loss
+            text = formula(from_json(found, head=task.head if callable(task.head) else None))
+        generations = self.settings.generations
+        self.session.emit(GenerationFinished(number, generations, value, task.metric.name, text, dict(counts)))

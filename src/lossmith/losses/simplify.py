@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from lossmith.errors import LossError
+from lossmith.losses.aggregation import Pointwise
 from lossmith.losses.expression import Apply, Node, Number, Symbol, fold, replace_args, transform
 from lossmith.losses.family import Kernel
 from lossmith.losses.keys import algebraic_form
-from lossmith.losses.loss import Loss
+from lossmith.losses.loss import Loss, LossSet
 from lossmith.losses.lowering import raises_exactly, takes_log_exactly
 from lossmith.losses.printer import to_text
+from lossmith.losses.tree import Tree
 
 _ROUNDS = 5  # rounding can make terms equal, and collecting them can ask for rounding again
 _P, _INV_P = Symbol("p"), Symbol("inv_p")
@@ -40,6 +42,20 @@ def readable(root: Node | Kernel | Loss, digits: int = 4) -> str:
         if form == before:
             break
     return to_text(transform(_rounded(form, digits), _in_words))
+
+
+def formula(loss: Loss | LossSet) -> str:
+    """What a table shows of a loss: its name, or its text, simplified where it is a tree.
+
+    >>> from lossmith.losses.published import loss
+    >>> formula(loss("baikal")), formula(loss("(t*p + t*p)*1"))
+    ('baikal', '2*t*p')
+    """
+    if isinstance(loss, LossSet):
+        return " | ".join(map(formula, loss))
+    if loss.name is not None or not isinstance(loss.kernel, Tree) or not isinstance(loss.aggregation, Pointwise):
+        return str(loss)
+    return str(loss).replace(str(loss.kernel), readable(loss), 1)  # with its smoothing and reduction
 
 
 def _rounded(root: Node, digits: int) -> Node:
