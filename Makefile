@@ -59,7 +59,10 @@ chaos: $(VENV)/.installed-dev
 	$(BIN)/pytest -m chaos -n0
 
 bench: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/tree_losses.py
+	$(BIN)/python benchmarks/search.py
 	$(BIN)/python benchmarks/recover_rule.py
+	$(BIN)/python benchmarks/rediscover.py
 	$(BIN)/python benchmarks/vs_random.py
 
 clean:

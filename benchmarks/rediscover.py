@@ -105,6 +105,7 @@ def searched(outliers: bool, seed: int, folder: Path, workers: int | None) -> Ru
 
 
 def main(folder: Path, seeds: int) -> None:
+    torch.set_num_threads(1)  # a training function gets as many threads as there are here
     print("noise      seed  |pull 5σ|/|pull 1σ|  error  error of mse  loss")
     for outliers, wanted in ((True, "below 2"), (False, "above 3")):
         ratios = []

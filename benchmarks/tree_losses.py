@@ -122,7 +122,7 @@ def main(rounds: int) -> None:
     torch.set_num_threads(1)
     print(where())
     print(
-        f"{POPULATION} random trees of {SIZES[0]} to {SIZES[-1]} nodes, [{ROWS}, {CLASSES}] each, float32, {rounds} rounds"
+        f"{POPULATION} random trees of {SIZES[0]} to {SIZES[-1]} nodes, [{ROWS}, {CLASSES}], float32, {rounds} rounds"
     )
     print()
     print(f"{'microseconds per candidate and step':38} {'interpreter':>11} {'autograd':>9} {'ratio':>6}")

@@ -184,11 +184,14 @@ def test_absorbed_coefficients_add_nothing_and_kept_ones_do(
 def test_stage_two_moves_the_coefficients_of_the_best_tree() -> None:
     m = GLO(population=8, tree_generations=2)
     state = begun(m, start_from=(loss("baikal"),))
+    fitness: list[float] = []
     for _ in range(2):
         assert state.stage is None
+        fitness += [len(c.loss) / 100 for c in m.ask(state)[0] if c.status.ok]
         state = told(m, state)
     assert state.stage is not None
     assert state.best is not None
+    assert state.best.fitness == min(fitness) < max(fitness)
     assert state.stage.root == state.best.root
     asked, waiting = m.ask(state)
     assert [c.origin for c in asked] == ["coefficients"] * 8

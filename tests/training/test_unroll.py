@@ -145,7 +145,7 @@ def test_a_candidate_alone_comes_out_as_in_company(model: Any, length: int) -> N
     for candidate, tuned in zip(company, together, strict=True):
         (alone,) = tune(task, [candidate], tuning, seed=8)
         moved = phi(tuned) - candidate.kernel.phi
-        assert np.abs(moved).min() > 1e-3
+        assert np.abs(moved).max() > 0.02
         assert np.abs(phi(alone) - phi(tuned)).max() < 1e-9
 
 
@@ -154,8 +154,8 @@ def test_float32_is_float64_with_less_to_it() -> None:
     wide, narrow = double_task(PLAIN), double_task(PLAIN, model=lambda seed: two_layers(seed).float())
     halved = {split: (data.tree[0].float(), data.tree[1]) for split, data in narrow.data.items()}
     for a, b in zip(
-        tune(wide, losses(*NAMES), tuning, seed=0),
-        tune(narrow.replace(data=halved), losses(*NAMES), tuning, seed=0),
+        tune(wide, losses("squared", "tanh"), tuning, seed=0),
+        tune(narrow.replace(data=halved), losses("squared", "tanh"), tuning, seed=0),
         strict=True,
     ):
         assert b.status.ok
@@ -228,6 +228,10 @@ def test_a_batch_norm_keeps_its_statistics_to_itself(length: int) -> None:
     assert drawn.model[1].running_mean.abs().max().item() == 0
 
 
+def layers_without_dropout(seed: int) -> list[nn.Module]:
+    return [layer for layer in dropout_network(seed).children() if type(layer) is not nn.Dropout]
+
+
 @pytest.mark.parametrize("road", [Road(), Road("stacked", 3), Road("forward")], ids=str)
 def test_all_candidates_and_all_roads_see_one_dropout_mask(road: Road) -> None:
     task = double_task(PLAIN, model=lambda seed: dropout_network(seed).double())
@@ -235,12 +239,7 @@ def test_all_candidates_and_all_roads_see_one_dropout_mask(road: Road) -> None:
     found = gradients(closed_form, task, same, road=road)
     assert np.allclose(found[0].gradient, found[2].gradient, rtol=1e-12, atol=0)
     assert agree(found, gradients(unrolled, task, same))
-    silent = double_task(PLAIN, model=lambda seed: nn.Sequential(*[m for m in dropout_network(seed)][:2]).double())
-    assert silent  # the mask matters: without dropout the numbers are others
-    undropped = double_task(
-        PLAIN,
-        model=lambda seed: nn.Sequential(*(m for m in dropout_network(seed) if type(m) is not nn.Dropout)).double(),
-    )
+    undropped = double_task(PLAIN, model=lambda seed: nn.Sequential(*layers_without_dropout(seed)).double())
     assert not agree(found, gradients(closed_form, undropped, same))
 
 
@@ -343,7 +342,7 @@ def test_losses_over_pairs_within_groups() -> None:
         return Terms(model(x), y, group=(x[:, 0] > 0).long())
 
     task = double_task(PLAIN, forward=forward)
-    ranking = [Loss(tree("tanh(-z)*t", *weights), aggregation=Pairwise()) for weights in ([1.0] * 5, [0.5, 2, 1, 1, 1])]
+    ranking = [Loss(tree("tanh(-z)*t", *weights), aggregation=Pairwise()) for weights in ([1.0] * 4, [0.5, 2, 1, 1])]
     two, one = gradients(closed_form, task, ranking), gradients(unrolled, task, ranking, road=Road())
     assert agree(two, one)
     without = gradients(unrolled, double_task(PLAIN), ranking, road=Road())
@@ -428,7 +427,7 @@ def test_a_candidate_that_diverges_harms_no_other(length: int) -> None:
 
 
 def test_the_layered_road_keeps_candidates_apart_too() -> None:
-    wild, calm = (Loss(tree("exp(t)*square(p)", size, size, 1.0, 1.0)) for size in (40.0, 1.0))
+    wild, calm = (Loss(tree("exp(t)*square(p)", 1.0, size, 1.0, 1.0)) for size in (100.0, 1.0))
     others, tuning = losses("squared", "tanh"), Tuning(meta_steps=10, meta_lr=0.01)
     with_wild, with_calm = (tune(small_task(), [others[0], one, others[1]], tuning, seed=0) for one in (wild, calm))
     assert with_wild[0].road == "closed form, layer by layer"
@@ -439,8 +438,8 @@ def test_the_layered_road_keeps_candidates_apart_too() -> None:
 
 
 def test_when_all_have_diverged_it_stops() -> None:
-    wild = Loss(tree("exp(t)*square(p)", 40.0, 40.0, 1.0, 1.0))
-    (tuned,) = tune(small_task(), [wild], Tuning(meta_steps=10**9), seed=0)
+    wild = Loss(tree("exp(t)*square(p)", 1.0, 100.0, 1.0, 1.0))
+    (tuned,) = tune(small_task(), [wild], Tuning(meta_steps=1000), seed=0)
     assert (tuned.status.kind, tuned.steps) == ("diverged", 1)
 
 
@@ -482,9 +481,17 @@ class OnceOnly(nn.Linear):
         return Once.apply(super().forward(x))
 
 
+class PartlyOnceOnly(nn.Linear):
+    """Beside the layer that is cut off there is a way around it, so a meta-gradient would come out, and wrong."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + Once.apply(super().forward(x))
+
+
 @pytest.mark.parametrize("length", [1, 2])
-def test_a_model_without_second_derivative_is_refused(length: int) -> None:
-    task = small_task(model=lambda seed: nn.Sequential(OnceOnly(6, 3)))
+@pytest.mark.parametrize("layer", [OnceOnly, PartlyOnceOnly])
+def test_a_model_without_second_derivative_is_refused(layer: Any, length: int) -> None:
+    task = small_task(model=lambda seed: nn.Sequential(layer(6, 3)))
     with pytest.raises(TaskError, match="differentiates twice through the model, and that failed"):
         tune(task, losses("squared", "tanh"), Tuning(unroll_length=length), seed=0)
 

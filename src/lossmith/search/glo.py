@@ -65,7 +65,7 @@ class GLO(TreeSearch):
 
     Example:
         >>> from lossmith.losses import Setting
-        >>> method = GLO(population=6, tree_generations=1)
+        >>> method = GLO(population=20, tree_generations=1)
         >>> candidates, state = method.ask(method.init(Problem(Setting("softmax", 10), seed=1)))
         >>> state = method.tell(state, candidates, [0.1 if c.status.ok else None for c in candidates])
         >>> candidates, state = method.ask(state)

@@ -11,7 +11,7 @@ from lossmith.records import OK, Status
 from lossmith.search.tree_growth import Limits
 
 PREDICTION_LIKE = frozenset({"p", "r", "z", "m", "p_t", *LOWERED})
-TARGET_LIKE = frozenset({"t", "r", "m", "p_t"})
+TARGET_LIKE = frozenset({"t", "r", "m", "p_t", "log_p_t"})
 JOINS = ("add", "sub", "mul", "div")
 LONGEST = 60  # characters of a formula in a sentence
 

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 from lossmith.errors import TaskError, UsageError
 from lossmith.losses import Loss, Taylor
+from lossmith.rng import torch_global_scope
 from lossmith.tasks.trees import map_tree
 from lossmith.training.closed_form import closed_form
+from lossmith.training.functional_network import Network
 from lossmith.training.meta_gradient import Draw, MetaGradient, Road, Unroll
 from lossmith.training.perceptron import layers_of
 from lossmith.training.tunable import Tunable
@@ -27,6 +29,10 @@ from lossmith.training.unrolled import unrolled
 STACK = 32  # candidates at most in one stack
 LARGE = 50_000  # trainable parameters from which a core's cache does better with one candidate than with a stack
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_NO_SECOND_DERIVATIVE = (
+    "tuning differentiates twice through the model, and that failed ({}): use layers that have a second derivative, or "
+    "a method that trains candidates as they are (taylorglo, random, gplfl)."
+)
 _GENOMES = ((1.0, -1.0, 0.5, 2.0, -0.5, 0.3, 0.4, 0.6), (-0.5, 2.0, 0.3, 1.0, 0.7, -1.0, 0.6, 0.3))
 
 
@@ -48,14 +54,14 @@ def choose_road(how: Unroll, drawn: Draw, count: int) -> Road:
     """
     preferred = _preferred(how, drawn, count)
     if preferred.kind == "alone":
-        _plain(how, drawn)
+        _plain(how, drawn, wide=False)
         return preferred
     wide, tolerance = True, 1e-9
     try:
         # In float64, where rounding cannot be mistaken for an error; not every model can be had in it.
-        plain = _trial(how, drawn, Road(), wide=True)
-    except Exception:
-        plain, wide, tolerance = _plain(how, drawn), False, 1e-3
+        plain = _plain(how, drawn, wide=True)
+    except TaskError:
+        plain, wide, tolerance = _plain(how, drawn, wide=False), False, 1e-3
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*performance drop")  # of a layer that vmap can only loop over
@@ -80,28 +86,56 @@ def _preferred(how: Unroll, drawn: Draw, count: int) -> Road:
     return Road("stacked", STACK)
 
 
-def _plain(how: Unroll, drawn: Draw) -> list[MetaGradient]:
+def _plain(how: Unroll, drawn: Draw, *, wide: bool) -> list[MetaGradient]:
+    """The trial of the plain road, which must succeed: in float64 where `wide` and the model can be had in it.
+
+    Raises:
+        TaskError: it fails.
+    """
     try:
-        return _trial(how, drawn, Road(), wide=False)
+        _check_adjoint(how, drawn, wide=wide)
+        return _trial(how, drawn, Road(), wide=wide)
     except UsageError:
         raise
     except Exception as error:
-        raise TaskError(
-            f"tuning differentiates twice through the model, and that failed ({_gist(error)}): use layers that have a "
-            "second derivative, or a method that trains candidates as they are (taylorglo, random, gplfl)."
-        ) from error
+        raise TaskError(_NO_SECOND_DERIVATIVE.format(_gist(error))) from error
+
+
+def _check_adjoint(how: Unroll, drawn: Draw, *, wide: bool) -> None:
+    """⟨JJᵀδ, δ⟩ = ‖Jᵀδ‖² unless a layer's gradient is cut off from its own derivative, which torch need not notice.
+
+    Raises:
+        TaskError: it is.
+    """
+    drawn = _own(how, drawn, wide=wide)
+    device = how.task.device
+    start = Network(drawn.model, how.task.forward).start(
+        drawn.train[0], lambda: torch_global_scope(drawn.seed, "dropout", 0, device=device)
+    )
+    cotangents = [term.output.detach().cos()[None] / term.output.numel() for term in start.terms]
+    pulled = start.pull(cotangents)
+    pushed = start.push(pulled)
+    norm = sum(float(part.square().sum()) for part in pulled.values())
+    product = sum(float((u * v).sum()) for u, v in zip(pushed, cotangents, strict=True))
+    if not abs(product - norm) <= (1e-6 if wide else 1e-2) * norm:
+        raise TaskError(_NO_SECOND_DERIVATIVE.format("a layer's gradient does not depend on what it should"))
 
 
 def _trial(how: Unroll, drawn: Draw, road: Road, *, wide: bool) -> list[MetaGradient]:
-    """Meta-gradients of two made-up candidates, on a model of its own, in float64 where `wide`."""
-    fresh = how.task.build_model(drawn.seed).to(how.task.device)
-    if wide:
-        train = tuple(map_tree(_double, batch) for batch in drawn.train)
-        drawn, fresh = replace(drawn, train=train, fitness=map_tree(_double, drawn.fitness)), fresh.double()
+    """Meta-gradients of two made-up candidates."""
     candidates = [Tunable.of(Loss(Taylor(genome), head=how.task.head), how.task) for genome in _GENOMES]
     how = replace(how, road=road, chunks=replace(road, chunk=min(road.chunk, 2)).chunks(2))
-    found = meta_gradients(how, replace(drawn, model=fresh), candidates, [one.phi for one in candidates])
+    found = meta_gradients(how, _own(how, drawn, wide=wide), candidates, [one.phi for one in candidates])
     return [found[0], found[1]]
+
+
+def _own(how: Unroll, drawn: Draw, *, wide: bool) -> Draw:
+    """The same draw with a model of its own, in float64 where `wide`."""
+    fresh = how.task.build_model(drawn.seed).to(how.task.device)
+    if not wide:
+        return replace(drawn, model=fresh)
+    train = tuple(map_tree(_double, batch) for batch in drawn.train)
+    return Draw(drawn.seed, fresh.double(), train, map_tree(_double, drawn.fitness))
 
 
 def _double(leaf: Any) -> Any:
