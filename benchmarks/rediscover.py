@@ -22,6 +22,7 @@ from torch import Tensor
 
 import lossmith as lm
 from lossmith.experiment import Run
+from lossmith.losses import readable
 from lossmith.rng import torch_stream
 
 ROWS, FEATURES, STEPS = 240, 60, 150
@@ -114,11 +115,14 @@ def main(folder: Path, seeds: int) -> None:
             found = run.best.loss
             assert isinstance(found, lm.Loss)
             ratios.append(pull_ratio(found))
-            mse = lm.loss("mse")
+            mse = lm.loss("mse", head="identity")
             assert isinstance(mse, lm.Loss)
             fresh = [sum(fit(loss, 10_000 + s, outliers) for s in range(10)) / 10 for loss in (found, mse)]
             name = "outliers" if outliers else "gaussian"
-            print(f"{name:9}  {seed:4}  {ratios[-1]:19.2f}  {fresh[0]:5.3f}  {fresh[1]:12.3f}  {found}", flush=True)
+            print(
+                f"{name:9}  {seed:4}  {ratios[-1]:19.2f}  {fresh[0]:5.3f}  {fresh[1]:12.3f}  {readable(found)}",
+                flush=True,
+            )
         held = sum(r < 2 for r in ratios) if outliers else sum(r > 3 for r in ratios)
         print(f"{wanted} in {held} of {seeds} seeds")
 
