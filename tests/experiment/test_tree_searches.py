@@ -19,7 +19,10 @@ from small_tasks import small_task
 import lossmith as lm
 from lossmith.errors import UsageError
 from lossmith.experiment import Note
+from lossmith.experiment.cost import estimate
 from lossmith.experiment.preparation import Stages
+from lossmith.experiment.reporting import _simplified, report_data
+from lossmith.experiment.spec import SearchSection
 from lossmith.losses import Ratio, Tree
 from lossmith.losses.parser import parse
 from lossmith.records import OK, Candidate, Evaluation, Preparation, Request, Screening, Status, Tuning, canonical_json
@@ -204,3 +207,21 @@ def test_start_from_what_a_tree_cannot_hold(tmp_path: Path) -> None:
         with pytest.raises(lm.errors.LossError, match=f"gplfl cannot start from .*{why}"):
             lm.search("gplfl", small_task(), path=tmp_path / "run", start_from=start)
         assert not (tmp_path / "run").exists()
+
+
+def test_the_plan_counts_screening_and_tuning() -> None:
+    method = lm.EvoMAL(population=4, meta_steps=30, rejection_steps=10)
+    section = SearchSection(method="evomal", generations=3, budget=0.2, finalists=1, finalist_seeds=1)
+    parts = {part.what: part for part in estimate(small_task(), method, section, shelf=False).parts}
+    assert [*parts][:3] == ["screening", "tuning loss parameters", "candidates"]
+    assert (parts["tuning loss parameters"].trainings, parts["tuning loss parameters"].steps) == (12, 30)
+    assert all(part.seconds > 0 for part in parts.values())
+
+
+def test_the_report_draws_the_simplified_formula(evomal: lm.Run) -> None:
+    found = lm.Loss(Tree(parse("p - p + t*p*1 + t*p")))
+    assert str(_simplified(found).kernel) == "2*t*p"
+    named = lm.loss("baikal")
+    assert isinstance(named, lm.Loss)
+    assert _simplified(named) is named
+    assert report_data(evomal).loss_latex.startswith(r"\ell")

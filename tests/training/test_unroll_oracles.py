@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from unrolled_by_hand import KERNELS, STEPS, ByHand, Step, double_task, how, losses, relative_error
+from unrolled_by_hand import KERNELS, NAMES, STEPS, ByHand, Step, double_task, how, losses, relative_error
 
 from lossmith.records import Tuning
 from lossmith.training import tune
@@ -18,7 +18,6 @@ from lossmith.training.meta_gradient import Road, draw
 from lossmith.training.tunable import Tunable
 from lossmith.training.unrolled import unrolled
 
-NAMES = tuple(KERNELS)
 STACKED = Road("stacked", 3)
 STACKED = Road("stacked", 3)
 WAYS = [

@@ -7,14 +7,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lossmith.losses import Loss, Taylor, Tree, loss
+from lossmith.losses import Loss, LossSet, Taylor, Tree, loss
 from lossmith.losses.parser import parse
 from lossmith.tasks import SGD, Recipe, Task
+from lossmith.training import Tuned
 from lossmith.training.functional_sgd import Descent
-from lossmith.training.meta_gradient import Draw, Road, Unroll
+from lossmith.training.meta_gradient import Draw, MetaGradient, Road, Unroll, draw
+from lossmith.training.tunable import Tunable
 
 Formula = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # (p, log p, t, φ) → ℓ, written out
 
@@ -76,6 +79,10 @@ KERNELS: dict[str, tuple[Any, Formula]] = {
         lambda p, log_p, t, w: third_order(p, t, w),
     ),
 }
+
+
+NAMES = tuple(KERNELS)
+PLAIN = STEPS["plain"]
 
 
 def two_layers(seed: int) -> nn.Module:
@@ -166,3 +173,28 @@ def relative_error(found: Any, expected: Tensor) -> float:
     assert size > 1e-4, "there is hardly a gradient: the comparison would prove nothing"
     error = (torch.as_tensor(found) - expected).abs().max().item() / size
     return math.inf if math.isnan(error) else error
+
+
+def phi(tuned: Tuned) -> np.ndarray[Any, Any]:
+    members = tuple(tuned.loss) if isinstance(tuned.loss, LossSet) else (tuned.loss,)
+    return np.array([number for member in members for number in member.kernel.phi])
+
+
+def gradients(
+    by: Any, task: Task, candidates: Sequence[Loss | LossSet], *, length: int = 1, road: Road | None = None
+) -> list[MetaGradient]:
+    tunable = [Tunable.of(one, task) for one in candidates]
+    road = Road("stacked", 8) if road is None else road
+    found = by(
+        how(task, PLAIN, length, len(tunable), road), draw(task, 2, 0, length), tunable, [c.phi for c in tunable]
+    )
+    return [found[i] for i in range(len(tunable))]
+
+
+def agree(a: Sequence[MetaGradient], b: Sequence[MetaGradient], tolerance: float = 1e-9) -> bool:
+    for one, other in zip(a, b, strict=True):
+        size = np.abs(one.gradient).max()
+        assert size > 1e-5, "nothing to compare"
+        if np.abs(one.gradient - other.gradient).max() > tolerance * size or abs(one.value - other.value) > tolerance:
+            return False
+    return True

@@ -47,7 +47,9 @@ def choose_road(how: Unroll, drawn: Draw, count: int) -> Road:
     """The road for `count` candidates.
 
     Args:
-        how: its road and chunks are not looked at. drawn: of any meta-step; only its model's kind is looked at.
+        how: its road and chunks are not looked at.
+        drawn: of any meta-step, for the trial; its model is not touched.
+        count: of candidates.
 
     Raises:
         TaskError: the model has no second derivative, so no road is open.
@@ -67,9 +69,9 @@ def choose_road(how: Unroll, drawn: Draw, count: int) -> Road:
             warnings.filterwarnings("error", message=".*performance drop")  # of a layer that vmap can only loop over
             found = _trial(how, drawn, preferred, wide=wide)
     except Exception as error:
-        return Road(why=f"{preferred} it fails ({_gist(error)})")
+        return Road(why=preferred.why or f"{preferred} it fails ({_gist(error)})")
     agree = all(_agree(a, b, tolerance) for a, b in zip(plain, found, strict=True))
-    return preferred if agree else Road(why=f"{preferred} it gives other numbers")
+    return preferred if agree else Road(why=preferred.why or f"{preferred} it gives other numbers")
 
 
 def _preferred(how: Unroll, drawn: Draw, count: int) -> Road:

@@ -142,7 +142,8 @@ def _tune(how: Unroll, candidates: Sequence[Tunable], tuning: Tuning, seed: int)
 
 def _advanced(course: _Course, found: MetaGradient, lr: float, *, keep: bool) -> _Course:
     done = course.meta_steps + 1
-    phi, adam = adam_step(course.phi, found.gradient, course.adam, lr)
+    with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is looked at
+        phi, adam = adam_step(course.phi, found.gradient, course.adam, lr)
     if not (found.finite and np.isfinite(phi).all()):
         status = Status("diverged", "", f"tuning became non-finite at meta-step {done}")
         return replace(course, status=status, meta_steps=done)
