@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lossmith.evaluation import evaluate
+from lossmith.evaluation import evaluate, evaluate_chunk
 from lossmith.evaluation.evaluate import steps_of
 from lossmith.evaluation.plan import Plan, make_plan
 from lossmith.experiment.meta_testing import MetaTest
 from lossmith.experiment.spec import SearchSection
 from lossmith.losses import to_json
-from lossmith.records import Request
+from lossmith.records import Request, Work
 from lossmith.search import Method, Problem
 from lossmith.tasks import AnyTask, Task
 from lossmith.testing import check_task
 
 PILOT_STEPS = 100
-PILOT_META_STEPS = 10
+PILOT_META_STEPS = (2, 12)
 GRID_POINTS = 9
 
 
@@ -114,27 +115,33 @@ def _part(what: str, count: int, steps: int, per_step: float) -> Part:
 
 
 def _preparing(task: AnyTask, method: Method, plan: Plan, section: SearchSection) -> Iterator[Part]:
-    """Screening and tuning, each timed on one candidate of the first generation, as if every candidate were tuned."""
+    """Screening and tuning, each timed on a chunk of the first generation, as if every candidate were tuned."""
     wanted = method.preparation
     if not isinstance(task, Task) or (wanted.screening is None and wanted.tuning is None):
         return
     asked, _ = method.ask(method.init(Problem(task.setting, generations=section.generations)))
-    loss = next(candidate.loss for candidate in asked if candidate.status.ok)
+    losses = [candidate.loss for candidate in asked if candidate.status.ok][: plan.tune_chunk]
     count = section.generations * int(method.settings().get("population", 20))
+
+    def seconds(work: Work, settings: str) -> float:
+        """Of one candidate among those of a chunk."""
+        requests = [Request(loss, 0, work=work, settings=settings) for loss in losses]
+        started = time.perf_counter()
+        evaluate_chunk(task, requests, plan)
+        return (time.perf_counter() - started) / len(losses)
+
     if wanted.screening is not None:
-        yield _timed_work(task, plan, Request(loss, 0, work="screen", settings=wanted.screening.to_settings()), count)
+        settings = wanted.screening.to_settings()
+        seconds("screen", settings)  # warming up, compiling the interpreter above all, is not counted
+        yield Part("screening", count, 0, count * seconds("screen", settings))
     if wanted.tuning is not None:
-        short = replace(wanted.tuning, meta_steps=PILOT_META_STEPS, screen_after=None)
-        part = _timed_work(task, plan, Request(loss, 0, work="tune", settings=short.to_settings()), count)
-        times = wanted.tuning.meta_steps / PILOT_META_STEPS
-        yield Part(part.what, count, wanted.tuning.meta_steps * wanted.tuning.unroll_length, part.seconds * times)
-
-
-def _timed_work(task: Task, plan: Plan, request: Request, count: int) -> Part:
-    """The second of two goes, so that warming up (compiling the interpreter above all) is not counted."""
-    what = {"screen": "screening", "tune": "tuning loss parameters"}[request.work]
-    _, seconds = (evaluate(task, request, plan).seconds for _ in range(2))
-    return Part(what, count, 0, count * seconds)
+        short, long = (replace(wanted.tuning, meta_steps=m, screen_after=None) for m in PILOT_META_STEPS)
+        seconds("tune", short.to_settings())
+        once, more = seconds("tune", short.to_settings()), seconds("tune", long.to_settings())
+        per_step = max(0.0, more - once) / (long.meta_steps - short.meta_steps)  # without what a tuning costs once
+        each = once + per_step * (wanted.tuning.meta_steps - short.meta_steps)
+        steps = wanted.tuning.meta_steps * wanted.tuning.unroll_length
+        yield Part("tuning loss parameters", count, steps, count * each)
 
 
 def _timed(task: AnyTask, plan: Plan, share: float) -> float:
