@@ -21,10 +21,11 @@ from lossmith.errors import UsageError
 from lossmith.experiment import Note
 from lossmith.experiment.cost import estimate
 from lossmith.experiment.preparation import Stages
-from lossmith.experiment.reporting import _simplified, report_data
+from lossmith.experiment.reporting import report_data
 from lossmith.experiment.spec import SearchSection
 from lossmith.losses import Ratio, Tree
 from lossmith.losses.parser import parse
+from lossmith.losses.simplify import simplified
 from lossmith.records import OK, Candidate, Evaluation, Preparation, Request, Screening, Status, Tuning, canonical_json
 from lossmith.store import RunStore, comparable_rows
 
@@ -220,8 +221,8 @@ def test_the_plan_counts_screening_and_tuning() -> None:
 
 def test_the_report_draws_the_simplified_formula(evomal: lm.Run) -> None:
     found = lm.Loss(Tree(parse("p - p + t*p*1 + t*p")))
-    assert str(_simplified(found).kernel) == "2*t*p"
+    assert str(simplified(found).kernel) == "2*t*p"
     named = lm.loss("baikal")
     assert isinstance(named, lm.Loss)
-    assert _simplified(named) is named
+    assert simplified(named) is named
     assert report_data(evomal).loss_latex.startswith(r"\ell")

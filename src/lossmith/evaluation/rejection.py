@@ -10,8 +10,7 @@ from torch import Tensor
 
 from lossmith.losses import Loss
 from lossmith.losses.delta import population_value_and_delta, value_and_delta
-
-BETAS, EPS = (0.9, 0.999), 1e-8  # Adam's own, arXiv 1412.6980
+from lossmith.training.meta_adam import BETAS, EPS
 
 
 @dataclass(frozen=True)

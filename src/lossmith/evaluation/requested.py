@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from lossmith.errors import UsageError
-from lossmith.losses import Loss, LossSet, Ratio, from_json
+from lossmith.losses import Loss, LossSet, from_json
 from lossmith.records import Evaluation, Request, Status
 from lossmith.tasks import AnyTask, Task
 from lossmith.training.tunable import with_class_prior
@@ -39,13 +39,6 @@ def with_prior(loss: Loss | LossSet, task: AnyTask) -> Loss | LossSet:
 def members(loss: Loss | LossSet) -> tuple[Loss, ...]:
     """The losses of a set, or the loss itself."""
     return tuple(loss) if isinstance(loss, LossSet) else (loss,)
-
-
-def reads(loss: Loss) -> frozenset[str]:
-    """The inputs a loss reads."""
-    if isinstance(loss.aggregation, Ratio):
-        return loss.kernel.reads | loss.aggregation.denominator.reads
-    return loss.kernel.reads
 
 
 def on_device(task: Task, device: str) -> Task:

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from lossmith.evaluation.plan import Plan
 from lossmith.evaluation.rejection import Optimised, Rows, optimise_outputs, values_and_deltas
-from lossmith.evaluation.requested import crashed, grouped, isolated, members, on_device, reads, with_prior
+from lossmith.evaluation.requested import crashed, grouped, isolated, members, on_device, with_prior
 from lossmith.losses import Loss, LossSet
 from lossmith.records import OK, Evaluation, Request, Screening, Status, canonical_json, content_hash
 from lossmith.rng import torch_global_scope
@@ -150,7 +150,7 @@ def _looked_at(loss: Loss | LossSet, rows: Rows, screening: Screening) -> Screen
         if not bool(torch.isfinite(numbers).all()):
             sentence = f"its {what} at the outputs of an untrained network is not finite"
             return Screened(Status("screened", "non_finite", sentence))
-    times = (0.0, 0.5, 1.0) if "tau" in reads(first) else (0.0,)
+    times = (0.0, 0.5, 1.0) if "tau" in first.reads else (0.0,)
     exact = rows.output.double()[None]
     deltas = [values_and_deltas([first], exact, rows, tau)[1][0] for tau in times]
     signed = screening.gradient_equivalence and isinstance(loss, Loss)

@@ -11,11 +11,11 @@ import shlex
 from lossmith.analysis import History, LossCurve, ReportData, Scored, history, loss_curve, wording
 from lossmith.errors import LossError, UsageError
 from lossmith.experiment.run import Best, Run
-from lossmith.losses import Loss, LossSet, Tree, loss, readable
+from lossmith.losses import Loss, LossSet, loss
 from lossmith.losses.export import export
 from lossmith.losses.learning_rule import attracts_zero_error, null_epoch
-from lossmith.losses.parser import parse
 from lossmith.losses.printer import to_text
+from lossmith.losses.simplify import simplified
 
 Facts = tuple[tuple[str, str], ...]
 
@@ -42,7 +42,7 @@ def report_data(run: Run) -> ReportData:
         selection_bias=run.selection_bias,
         loss_name="" if found is None else found.name or "",
         loss_text="" if found is None else _exported(found, "text"),
-        loss_latex="" if found is None else _exported(_simplified(found), "latex"),
+        loss_latex="" if found is None else _exported(simplified(found, digits=5), "latex"),
         loss_torch="" if found is None else _exported(found, "torch"),
         loss_facts=() if best is None or found is None else _loss_facts(run, best, found),
         curve=curve,
@@ -67,14 +67,6 @@ def _best(run: Run) -> Best | None:
 
 def _single(found: Loss | LossSet) -> Loss:
     return found[0] if isinstance(found, LossSet) else found
-
-
-def _simplified(found: Loss) -> Loss:
-    """What the formula is drawn of: an evolved tree without what cancels, any other loss as it is."""
-    if found.name is not None or not isinstance(found.kernel, Tree):
-        return found
-    shown = Tree(parse(readable(found, digits=5)))
-    return Loss(shown, head=found.head, aggregation=found.aggregation, outputs=found.outputs, smoothing=found.smoothing)
 
 
 def _exported(found: Loss, form: str) -> str:

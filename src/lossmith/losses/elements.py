@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lossmith.losses import delta_kernel as machine
-from lossmith.losses.inputs import compute_inputs
+from lossmith.losses.inputs import LEAST_LOG, compute_inputs
 from lossmith.losses.interpreter import Population
 from lossmith.losses.loss import Loss
 from lossmith.losses.tangents import Array, channels, packed, tangents, tangents_along, through_complement
@@ -154,7 +154,7 @@ def _inputs(head: object, reads: frozenset[str], z: Array, t: Array) -> dict[str
     none = np.empty((0, 0), z.dtype)
     logs = {name: np.empty_like(z) for name in ({"p", "log_p"} | (reads & _LOGS))}
     flat = {name: array.reshape(-1, z.shape[-1]) for name, array in logs.items()}
-    edge = -80.0 if z.dtype == np.float32 else -700.0
+    edge = LEAST_LOG[z.dtype == np.float32]
     flat_z = z.reshape(-1, z.shape[-1])
     machine.softmax_logs(flat_z, flat["p"], flat["log_p"], flat.get("log_1mp", none), flat.get("inv_p", none), edge)
     x = {**logs, "t": t, "z": z}

@@ -43,6 +43,7 @@ LOWERED: dict[str, str] = {
     "inv_p": "1 / p, from the output, finite",
     "log_p_t": "log p_t, from the output, the same for the whole row",
 }
+LEAST_LOG = {True: -80.0, False: -700.0}  # in float32 or not: log p below which 1/p = exp(−log p) does not grow
 PROTECTION = 1e-7  # the clamp of a logarithm, root or quotient that has no stable form
 
 
@@ -138,7 +139,7 @@ def _sigmoid_logs(output: Tensor) -> dict[str, Tensor]:
 
 def _reciprocal(log_p: Tensor) -> Tensor:
     # exp(−log p) stays finite, and so does its gradient, where 1/p of an underflowed p is 0·∞.
-    return torch.exp(-log_p.clamp(min=-80.0 if log_p.dtype == torch.float32 else -700.0))
+    return torch.exp(-log_p.clamp(min=LEAST_LOG[log_p.dtype == torch.float32]))
 
 
 def _clamped_logs(p: Tensor) -> dict[str, Tensor]:

@@ -147,17 +147,21 @@ class Loss(nn.Module):
             if isinstance(self.aggregation, Pairwise):
                 g = None if group is None else self._per_row(group, rows, "group")
                 return pairwise(self.kernel, z, t, weight=w, group=g, num_items=num_items, reduction=self.reduction)
-            reads = self.kernel.reads
-            if isinstance(self.aggregation, Ratio):
-                reads = reads | self.aggregation.denominator.reads
             prior = None if self.prior is None else z.new_tensor(self.prior)
-            x = compute_inputs(reads, z, t, self.head, prior=prior, progress=progress, weight=w)
+            x = compute_inputs(self.reads, z, t, self.head, prior=prior, progress=progress, weight=w)
             value = self._full(self.kernel.value(x), z)
             if isinstance(self.aggregation, Ratio):
                 return ratio(value, self._full(self.aggregation.denominator.value(x), z), w, self.aggregation)
             per_row = value.flatten(1).sum(1) if self.outputs == "sum" else value.flatten(1).mean(1)  # [N]
             reduced = weighted_mean(per_row, w, num_items, self.reduction)
             return reduced.reshape(rows) if self.reduction == "none" else reduced
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """Names of the inputs the loss needs (see `losses.inputs`), those of a ratio's denominator among them."""
+        if isinstance(self.aggregation, Ratio):
+            return self.kernel.reads | self.aggregation.denominator.reads
+        return self.kernel.reads
 
     def setting(self, classes: int, *, hard_targets: bool = True) -> Setting:
         """The setting this loss is used in; label smoothing makes hard targets soft."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 from lossmith.errors import LossError
 from lossmith.losses.aggregation import Pointwise
 from lossmith.losses.expression import Apply, Node, Number, Symbol, fold, replace_args, transform
@@ -9,6 +11,7 @@ from lossmith.losses.family import Kernel
 from lossmith.losses.keys import algebraic_form
 from lossmith.losses.loss import Loss, LossSet
 from lossmith.losses.lowering import raises_exactly, takes_log_exactly
+from lossmith.losses.parser import parse
 from lossmith.losses.printer import to_text
 from lossmith.losses.tree import Tree
 
@@ -51,11 +54,16 @@ def formula(loss: Loss | LossSet) -> str:
     >>> formula(loss("baikal")), formula(loss("(t*p + t*p)*1"))
     ('baikal', '2*t*p')
     """
-    if isinstance(loss, LossSet):
-        return " | ".join(map(formula, loss))
+    return " | ".join(map(formula, loss)) if isinstance(loss, LossSet) else str(simplified(loss))
+
+
+def simplified(loss: Loss, digits: int = 4) -> Loss:
+    """What people are shown in the place of a tree: the loss of its `readable` text; any other or named loss itself."""
     if loss.name is not None or not isinstance(loss.kernel, Tree) or not isinstance(loss.aggregation, Pointwise):
-        return str(loss)
-    return str(loss).replace(str(loss.kernel), readable(loss), 1)  # with its smoothing and reduction
+        return loss
+    shown = copy.copy(loss)
+    shown.kernel = Tree(parse(readable(loss, digits)))
+    return shown
 
 
 def _rounded(root: Node, digits: int) -> Node:

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from lossmith.losses.inputs import PROTECTION
+from lossmith.losses.inputs import LEAST_LOG, PROTECTION
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
@@ -96,8 +96,7 @@ def _odds(x: Mapping[str, Array]) -> tuple[Array, Array]:
 
 def _reciprocal_slope(x: Mapping[str, Array], log_slope: Array | float) -> Array:
     """Of exp(−log p), whose log p is clamped in `losses.inputs`."""
-    edge = -80.0 if x["log_p"].dtype == np.float32 else -700.0
-    return np.where(x["log_p"] >= edge, -x["inv_p"], 0) * log_slope
+    return np.where(x["log_p"] >= LEAST_LOG[x["log_p"].dtype == np.float32], -x["inv_p"], 0) * log_slope
 
 
 def _own_output(head: str, names: Sequence[str], x: Mapping[str, Array]) -> dict[str, Array | float]:

@@ -20,13 +20,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from lossmith.records import Preparation, Screening
 from lossmith.search.genetic import GeneticSearch
-from lossmith.search.settings import one_of, whole
+from lossmith.search.screened import ScreenedBefore
 
 
 @dataclass(frozen=True)
-class GPLFL(GeneticSearch):
+class GPLFL(ScreenedBefore, GeneticSearch):
     """Genetic programming over loss trees.
 
     Example:
@@ -41,10 +40,3 @@ class GPLFL(GeneticSearch):
     name: ClassVar[str] = "gplfl"
     summary: ClassVar[str] = "genetic programming over loss trees, without tuning"
     reference: ClassVar[str] = "Liu et al. 2021, arXiv 2102.04700; Raymond et al., TPAMI 2023, arXiv 2209.08907"
-
-    screen: str = one_of("before", ("before", "off"), "rejection protocol and gradient equivalence before training")
-    rejection_steps: int = whole(1000, 0, 100_000, "Adam steps of the rejection protocol; 0 leaves it out")
-
-    @property
-    def preparation(self) -> Preparation:
-        return Preparation(Screening(self.rejection_steps) if self.screen == "before" else None)

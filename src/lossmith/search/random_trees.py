@@ -12,25 +12,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from lossmith.records import Preparation, Screening
 from lossmith.search.genetic import RampedSearch
-from lossmith.search.settings import one_of, whole
+from lossmith.search.screened import ScreenedBefore
 from lossmith.search.tree_search import Individual, Proposal
 
 
 @dataclass(frozen=True)
-class RandomTrees(RampedSearch):
+class RandomTrees(ScreenedBefore, RampedSearch):
     """Random search over loss trees."""
 
     name: ClassVar[str] = "random_trees"
     summary: ClassVar[str] = "independent random trees: the control every search over trees must beat"
-
-    screen: str = one_of("before", ("before", "off"), "rejection protocol and gradient equivalence before training")
-    rejection_steps: int = whole(1000, 0, 100_000, "Adam steps of the rejection protocol; 0 leaves it out")
-
-    @property
-    def preparation(self) -> Preparation:
-        return Preparation(Screening(self.rejection_steps) if self.screen == "before" else None)
 
     def _proposals(self, state: Any, generator: np.random.Generator, count: int) -> Sequence[Proposal]:
         return self._fresh(generator, count)

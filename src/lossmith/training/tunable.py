@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lossmith.errors import LossError
-from lossmith.losses import Loss, LossSet, Ratio
+from lossmith.losses import Loss, LossSet
 from lossmith.losses.autograd_road import with_parameters
 from lossmith.tasks import Task, Terms
 from lossmith.training.meta_adam import Vector
@@ -67,10 +67,7 @@ class Tunable:
 
 def with_class_prior(loss: Loss, task: Task) -> Loss:
     """The loss itself, or where it reads the class prior and carries none, a copy with the task's."""
-    reads = loss.kernel.reads
-    if isinstance(loss.aggregation, Ratio):
-        reads = reads | loss.aggregation.denominator.reads
-    if "prior" not in reads or loss.prior is not None or (prior := task.prior()) is None:
+    if "prior" not in loss.reads or loss.prior is not None or (prior := task.prior()) is None:
         return loss
     completed = copy.copy(loss)
     completed.prior = tuple(prior.tolist())
