@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import inspect
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lossmith.cli.entry import _shielded
-from lossmith.cli.experiment_file import _value
+from lossmith.cli.experiment_file import _value, read_experiment
 from lossmith.cli.naming import named, split_list
 from lossmith.cli.options import SearchOptions
+from lossmith.cli.searching import wanted_workers
 from lossmith.experiment import search
 from lossmith.experiment.spec import SearchSection
 
@@ -66,3 +68,17 @@ def test_the_defaults_that_help_states_are_those_of_the_library() -> None:
     fields, arguments = SearchSection.model_fields, inspect.signature(search).parameters
     for name in ("generations", "fidelity", "seeds_per_candidate", "elites"):
         assert stated[name] == str(fields[name].default) == str(arguments[name].default)
+
+
+def test_the_command_line_uses_all_there_is_unless_told_otherwise() -> None:
+    assert wanted_workers(None) == "all"
+    assert [wanted_workers(count) for count in (0, 3)] == [0, 3]
+
+
+def test_engine_and_number_format_from_file_and_options(tmp_path: Path) -> None:
+    file = tmp_path / "experiment.toml"
+    file.write_text("[task]\nreference = 'digits/mlp'\n[search]\nmethod = 'random'\n[plan]\ndtype = 'bfloat16'\n")
+    found = read_experiment(SearchOptions(experiment=file))
+    assert (found.engine, found.dtype) == ("rule", "bfloat16")
+    found = read_experiment(SearchOptions(experiment=file, engine="auto", dtype="float32"))
+    assert (found.engine, found.dtype) == ("auto", "float32")

@@ -1,81 +1,48 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import get_args
 
 import pytest
-import torch
-from small_tasks import rows, small_task
-from torch import nn
 
 from lossmith.errors import SpecError
-from lossmith.evaluation import Plan, check_device, make_plan
+from lossmith.evaluation import Plan
 from lossmith.records import Work
-from lossmith.tasks import Task
-
-
-def test_the_plan_of_a_small_network() -> None:
-    plan = make_plan(small_task())
-    assert (plan.engine, plan.device, plan.dtype, plan.threads) == ("sequential", "cpu", "float32", 1)
-    assert (plan.channels_last, plan.chunk, plan.chance_step, plan.deadline) == (False, 1, 0, 0.0)
-    assert {work: plan.chunk_of(work) for work in get_args(Work)} == {"train": 1, "screen": 64, "tune": 8}
-    assert plan.reason
-    assert make_plan(small_task(), engine="sequential", deadline=2.5).deadline == 2.5
-
-
-def test_convolutions_are_trained_in_channels_last_order() -> None:
-    def model(seed: int) -> nn.Module:
-        return nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2, 3))
-
-    x, y = torch.zeros(30, 1, 3, 3), rows(30, 0)[1]
-    task = small_task(model=model, train=(x, y), valid=(x, y), selection=(x, y), test=None)
-    assert make_plan(task).channels_last
-
-
-def test_a_training_function_keeps_the_threads_it_finds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
-    function = Task.from_function(lambda loss, trial: 0.5, outputs=3)
-    assert make_plan(function).threads == 7
-    assert make_plan(small_task()).threads == 1
 
 
 def test_a_plan_goes_through_a_spec() -> None:
-    plan = Plan(chance_step=7, chance_value=0.5, deadline=3.0, reason="because")
+    plan = Plan(engine="population", dtype="bfloat16", chunk=16, chance_step=7, chance_value=0.5, deadline=3.0)
     assert Plan(**json.loads(json.dumps(plan.to_dict()))) == plan
-    older = {name: value for name, value in plan.to_dict().items() if name not in ("screen_chunk", "tune_chunk")}
-    assert Plan(**older) == plan  # of a run that knew only trainings
 
 
-@pytest.mark.parametrize("deadline", [0, -1.0, math.nan])
-def test_a_deadline_is_a_time(deadline: float) -> None:
-    with pytest.raises(SpecError, match="seconds per candidate, a number above 0"):
-        make_plan(small_task(), deadline=deadline)
+def test_older_plans_mean_what_they_meant() -> None:
+    """As written to specs by versions that knew only trainings, then only one engine."""
+    oldest = {"engine": "sequential", "reason": "the only engine so far", "device": "cpu", "dtype": "float32"}
+    oldest |= {"threads": 1, "channels_last": True, "chunk": 1, "chance_step": 50, "chance_value": 0.9, "deadline": 0.0}
+    older = {**oldest, "screen_chunk": 64, "tune_chunk": 8}
+    for document in (oldest, older):
+        plan = Plan(**document)  # type: ignore[arg-type]
+        assert (plan.engine, plan.dtype, plan.compile, plan.compile_reason) == ("sequential", "float32", False, "")
+        assert {work: plan.chunk_of(work) for work in get_args(Work)} == {"train": 1, "screen": 64, "tune": 8}
+        assert document.items() <= plan.to_dict().items()
 
 
-def test_an_engine_that_does_not_exist() -> None:
-    with pytest.raises(SpecError, match='engine \'population\': use "auto" or "sequential"'):
-        make_plan(small_task(), engine="population")
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("engine", "warp", "sequential or population"),
+        ("engine", "auto", "sequential or population"),  # a choice, not an engine
+        ("dtype", "float16", "float32 or bfloat16"),
+        ("chunk", 0, "at least 1"),
+        ("tune_chunk", -1, "at least 1"),
+    ],
+)
+def test_what_no_plan_can_say(field: str, value: object, expected: str) -> None:
+    with pytest.raises(SpecError, match=rf"plan\.{field} = {value!r}: .*{expected}"):
+        Plan(**{field: value})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("device", ["gpu", "meta", "cpu:x", "", "tpu"])
-def test_a_device_that_does_not_exist(device: str) -> None:
-    with pytest.raises(SpecError, match="use cpu, cuda, cuda:0 or mps"):
-        check_device(device)
-
-
-def test_a_device_that_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    check_device("cpu")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(SpecError, match="no CUDA device on this machine; use --device cpu"):
-        check_device("cuda")
-    with pytest.raises(SpecError, match="no CUDA device"):
-        make_plan(small_task(), device="cuda:1")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    check_device("cuda:1")
-    with pytest.raises(SpecError, match="this machine has cuda:0 to cuda:1"):
-        check_device("cuda:2")
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    with pytest.raises(SpecError, match="no Apple GPU"):
-        check_device("mps")
+def test_a_plan_in_words() -> None:
+    assert Plan(reason="asked for").describe() == "engine sequential, float32 on cpu (asked for)"
+    stacked = Plan(engine="population", chunk=16, dtype="bfloat16", device="cuda", compile=True)
+    assert stacked.describe() == "engine population, up to 16 candidates at once, bfloat16 on cuda, compiled"

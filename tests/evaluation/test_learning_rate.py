@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lossmith.evaluation import TunedLearningRate, tune_learning_rate
+from lossmith.evaluation import TunedLearningRate, tune_learning_rate, tune_learning_rates
 from lossmith.evaluation.learning_rate import FARTHEST, REACH, scale_at
 
 
@@ -82,3 +82,24 @@ def test_the_scale_is_the_best_of_the_table(values: list[int | None]) -> None:
         assert not numbers
     else:
         assert numbers[found.scale] == min(numbers.values())
+
+
+def test_losses_side_by_side_are_tuned_as_if_alone() -> None:
+    """One at its edge goes on while others are done; what is known to be needed is asked for in one go."""
+    best = [0, 6, -5, 99]  # 99: fails everywhere
+    steps = {scale_at(step): step for step in range(-20, 21)}
+    asked: list[list[tuple[int, int]]] = []
+
+    def value(number: int, scale: float) -> float | None:
+        return None if best[number] == 99 else float(abs(steps[scale] - best[number]))
+
+    def fitness(points: Sequence[tuple[int, float]]) -> list[list[float | None]]:
+        asked.append([(number, steps[scale]) for number, scale in points])
+        return [[value(number, scale)] for number, scale in points]
+
+    found = tune_learning_rates(fitness, len(best))
+    alone = [tune_learning_rate(lambda s, i=i: [[value(i, scale)] for scale in s]) for i in range(len(best))]
+    assert found == alone
+    assert asked[0] == [(number, step) for number in range(4) for step in range(-4, 5)]
+    assert asked[1:] == [[(1, 5), (2, -5)], [(1, 6), (2, -6)], [(1, 7)]]
+    assert tune_learning_rates(fitness, 0) == []

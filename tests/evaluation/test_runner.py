@@ -25,16 +25,20 @@ class Scripted:
     def __init__(self, answer: Callable[[tuple[int, ...], int], Exception | str | None], workers: int = 1) -> None:
         self.workers = workers
         self.answer = answer
-        self.tried: list[tuple[int, ...]] = []
+        self.answer_losses: Callable[[tuple[str, ...]], Exception | None] = lambda losses: None
+        self.tried: list[tuple[int, ...]] = []  # the seeds of each chunk that was tried
+        self.losses: list[tuple[str, ...]] = []
         self.vanished: set[Future[list[Evaluation]]] = set()
         self.futures: list[Future[list[Evaluation]]] = []
 
     def submit_chunk(self, requests: Sequence[Request], plan: Plan) -> Future[list[Evaluation]]:
         seeds = tuple(request.seed for request in requests)
+        losses = tuple(request.loss for request in requests)
         self.tried.append(seeds)
+        self.losses.append(losses)
         future: Future[list[Evaluation]] = Future()
         self.futures.append(future)
-        outcome = self.answer(seeds, self.tried.count(seeds))
+        outcome = self.answer_losses(losses) or self.answer(seeds, self.tried.count(seeds))
         if outcome == "vanish":
             self.vanished.add(future)
         elif isinstance(outcome, Exception):
@@ -70,14 +74,41 @@ def test_chunks_are_those_of_the_plan_at_any_worker_count() -> None:
 
 def test_a_chunk_holds_one_kind_of_work() -> None:
     kinds: list[Work] = ["screen"] * 5 + ["tune"] * 3 + ["train"] * 3 + ["screen"]  # type: ignore[list-item]
-    mixed = [Request("{}", seed, work=work) for seed, work in enumerate(kinds)]
+    mixed = [Request(str(number), 0, work=work) for number, work in enumerate(kinds)]
     plan = Plan(chunk=1, screen_chunk=4, tune_chunk=2)
-    expected = [(0, 1, 2, 3), (4,), (5, 6), (7,), (8,), (9,), (10,), (11,)]
+    expected = [("0", "1", "2"), ("3", "4", "11"), ("5", "6"), ("7",), ("8",), ("9",), ("10",)]
     for workers in (1, 3):
         executor = Scripted(lambda seeds, n: None, workers)
         done = [e.request for chunk in run_requests(mixed, executor, plan) for e in chunk]  # type: ignore[arg-type]
-        assert executor.tried == expected
+        assert executor.losses == expected
         assert sorted(done) == sorted(r.key for r in mixed)
+
+
+@pytest.mark.parametrize("known", [(), (0,), (3, 4, 5), (0, 1, 2, 3, 4, 5), (1, 6, 7, 8)])
+def test_what_is_known_leaves_the_chunks_of_the_rest_as_they_were(known: tuple[int, ...]) -> None:
+    """A resumed run trains in the company that an undisturbed one has."""
+    stacked = [Request(str(number), 7) for number in range(9)]
+    plan = Plan(engine="population", chunk=4)
+    whole = [(0, 1, 2), (3, 4, 5), (6, 7, 8)]
+    expected = [tuple(str(i) for i in chunk if i not in known) for chunk in whole]
+    executor = Scripted(lambda seeds, n: None)
+    keys = {stacked[i].key for i in known}
+    done = [e.request for chunk in run_requests(stacked, executor, plan, known=keys) for e in chunk]  # type: ignore[arg-type]
+    assert executor.losses == [chunk for chunk in expected if chunk]
+    assert done == [request.key for request in stacked if request.key not in keys]
+
+
+def test_stacked_candidates_past_their_deadline_are_run_one_by_one() -> None:
+    """A chunk has the deadlines of its candidates together (see test_workers); then each has its own."""
+    stacked = [Request(str(number), 7) for number in range(5)]
+    number = {request.key: int(request.loss) for request in stacked}
+    executor = Scripted(lambda seeds, n: None)
+    executor.answer_losses = lambda losses: TimeoutError() if "3" in losses else None
+    plan = Plan(engine="population", chunk=3, deadline=1.5)
+    done = [e for chunk in run_requests(stacked, executor, plan) for e in chunk]  # type: ignore[arg-type]
+    assert executor.losses == [("0", "1", "2"), ("3", "4"), ("3",), ("4",)]
+    statuses = {number[e.request]: str(e.status) for e in done}
+    assert statuses == {0: "ok", 1: "ok", 2: "ok", 3: "timed_out", 4: "ok"}
 
 
 def test_what_is_done_is_handed_out_before_more_is_begun() -> None:

@@ -102,6 +102,35 @@ def test_results_do_not_depend_on_chunks_or_order(workers: Workers) -> None:
     assert {s: e.metrics for s, e in one_by_one.items()} == {s: e.metrics for s, e in in_twos.items()}
 
 
+class Slow(nn.Module):
+    """Hangs in the first forward pass outside this process, then never again."""
+
+    def __init__(self, marker: Path, host: int) -> None:
+        super().__init__()
+        self.layer, self.marker, self.host = nn.Linear(6, 3), marker, host
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if os.getpid() != self.host and not self.marker.exists():
+            self.marker.touch()
+            time.sleep(600)
+        out: torch.Tensor = self.layer(x)
+        return out
+
+
+def test_a_chunk_past_its_deadline_is_trained_one_by_one(tmp_path: Path) -> None:
+    marker, host = tmp_path / "hung", os.getpid()
+    task = small_task(steps=5, model=lambda seed: Slow(marker, host))
+    requests = [Request(to_json(loss(name)), 0) for name in ("cross_entropy", "mse", "focal")]
+    executor = Workers(task, 1)
+    try:
+        plan = Plan(engine="population", chunk=3, deadline=2.0)
+        found = [e for chunk in run_requests(requests, executor, plan) for e in chunk]
+    finally:
+        executor.close(kill=True)
+    assert [(str(e.status), e.steps) for e in found] == [("ok", 5)] * 3
+    assert len({e.worker for e in found}) == 1  # the one that came after the hung one
+
+
 def test_what_tidies_up_temporary_files_does_no_harm(workers: Workers) -> None:
     workers._file.unlink()
     (found,) = answers([Request(CE, 1)], workers, Plan()).values()

@@ -35,6 +35,8 @@ _TYPES: Mapping[str, tuple[Any, str]] = {
     "plan": (dict, "a table, [plan]"),
     "plan.device": (str, "a device in quotes"),
     "plan.engine": (str, "an engine in quotes"),
+    "plan.dtype": (str, "a number format in quotes"),
+    "plan.compile": (bool, "true or false"),
     "plan.deadline": (_NUMBER, "a number of seconds"),
 }
 
@@ -47,7 +49,7 @@ class Experiment:
         method: name. settings: of the method. task: text that names it. steps: of the full training.
         section: fields of `SearchSection`, beside method, settings, budget, start_from and shelf.
         partial: effort per candidate. start_from, shelf: texts that name losses and runs.
-        seed, run, device, engine, deadline: see `lm.search`.
+        seed, run, device, engine, dtype, compile, deadline: see `lm.search`.
     """
 
     method: str
@@ -61,7 +63,9 @@ class Experiment:
     seed: int = 0
     run: str | None = None
     device: str = "cpu"
-    engine: str = "auto"
+    engine: str = "rule"
+    dtype: str = "float32"
+    compile: bool | None = None
     deadline: float | None = None
 
 
@@ -109,7 +113,9 @@ def read_experiment(asked: SearchOptions) -> Experiment:
         seed=_either(asked.seed, document.get("seed"), 0),
         run=asked.run or document.get("run"),
         device=asked.device or plan.get("device", "cpu"),
-        engine=asked.engine or plan.get("engine", "auto"),
+        engine=asked.engine or plan.get("engine", "rule"),
+        dtype=asked.dtype or plan.get("dtype", "float32"),
+        compile=_either(asked.compile, plan.get("compile")),
         deadline=_either(asked.deadline, plan.get("deadline") or None),
     )
 
@@ -163,7 +169,7 @@ def _nearest(name: str, known: Mapping[str, set[str]], place: str) -> str:
 
 def _check_type(path: Path, name: str, value: Any) -> None:
     wanted, words = _TYPES.get(name, (object, ""))
-    if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not object):
+    if not isinstance(value, wanted) or (isinstance(value, bool) and wanted not in (object, bool)):
         raise SpecError(f"{path}: {name} = {value!r}: {words} was expected.")
 
 

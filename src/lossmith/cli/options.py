@@ -48,7 +48,13 @@ def _option(name: str, panel: str, metavar: str, help: str, default: str | None 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.", show_default=False)]
 Workers = Annotated[
     int | None,
-    _option("--workers", _MACHINE, "N", "Processes; 0 trains in this one. No result depends on it.", "all cores"),
+    _option(
+        "--workers",
+        _MACHINE,
+        "N",
+        "Processes; 0 trains in this one. No result depends on it.",
+        "one per core or GPU, as memory allows",
+    ),
 ]
 DataDir = Annotated[Path | None, _option("--data-dir", _TASK, "DIR", "Where data files are.", "$LOSSMITH_DATA")]
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]
@@ -85,7 +91,28 @@ class Machine:
 
     workers: Workers = None
     device: Annotated[str | None, _option("--device", _MACHINE, "NAME", "cpu, cuda, cuda:1 …", "cpu")] = None
-    engine: Annotated[str | None, _option("--engine", _MACHINE, "NAME", "How candidates are trained.", "auto")] = None
+    engine: Annotated[
+        str | None,
+        _option(
+            "--engine",
+            _MACHINE,
+            "NAME",
+            "sequential, population (candidates stacked), rule (by model and device) or auto (measures).",
+            "rule",
+        ),
+    ] = None
+    dtype: Annotated[
+        str | None, _option("--dtype", _MACHINE, "NAME", "float32, or bfloat16 for forward passes.", "float32")
+    ] = None
+    compile: Annotated[
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile",
+            help="Compile stacked training steps on the CPU. [dim]Default: no; --engine auto says what it gains.[/dim]",
+            rich_help_panel=_MACHINE,
+            show_default=False,
+        ),
+    ] = None
     deadline: Annotated[
         float | None, _option("--deadline", _MACHINE, "SECONDS", "Seconds after which a training is given up.", "none")
     ] = None

@@ -6,7 +6,7 @@ from typing import Any
 
 from lossmith.cli.options import ResumeOptions, ShelfOptions, takes
 from lossmith.cli.output import print_json, results
-from lossmith.cli.searching import partial_of, worker_count
+from lossmith.cli.searching import partial_of, wanted_workers
 from lossmith.cli.watching import watched
 from lossmith.errors import UsageError
 
@@ -45,9 +45,11 @@ def shelf(asked: ShelfOptions) -> None:
             partial=partial_of(asked.partial, task),
             seed=asked.seed or 0,
             path=asked.run,
-            workers=worker_count(asked.workers),
+            workers=wanted_workers(asked.workers),
             device=asked.device or "cpu",
-            engine=asked.engine or "auto",
+            engine=asked.engine or "rule",
+            dtype=asked.dtype or "float32",
+            compile=asked.compile,
             deadline=asked.deadline,
             listeners=(terminal,),
             **{name: value for name, value in chosen.items() if value is not None},
@@ -75,7 +77,7 @@ def resume(asked: ResumeOptions) -> None:
         if asked.task is not None or (asked.data_dir is not None and reference is not None):
             task = resolve_task(str(reference), data_dir=asked.data_dir, steps=run.spec.task.steps)
         with watched() as terminal:
-            go_on(asked.path, task=task, workers=worker_count(asked.workers), listeners=(terminal,))
+            go_on(asked.path, task=task, workers=wanted_workers(asked.workers), listeners=(terminal,))
         run = Run(asked.path)
     summary = summarize(run)
     if asked.json:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 from lossmith.cli.experiment_file import Experiment, read_experiment
 from lossmith.cli.naming import starting_points
 from lossmith.cli.options import PlanOptions, SearchOptions, takes
-from lossmith.cli.output import messages, print_json, print_table, results
+from lossmith.cli.output import print_json, print_table, results
 from lossmith.cli.watching import watched
 from lossmith.errors import SpecError, UsageError
 
 if TYPE_CHECKING:
+    from lossmith.evaluation import AllCores
     from lossmith.experiment import Run
     from lossmith.experiment.cost import Estimate
     from lossmith.experiment.opening import Resources
@@ -97,16 +97,14 @@ def plan(asked: PlanOptions) -> None:
         candidates = section.generations * int(method.settings()["population"])
         count = affordable(task, candidates=candidates, budget=budget, seeds=section.finalist_seeds)
         section = section.model_copy(update={"finalists": count})
-    workers = worker_count(asked.workers)
-    with messages().status("a short pilot: the task's own loss"):
+    with watched("a short pilot of every kind of work") as terminal:
         found = estimate(
             task,
             method,
             section,
-            workers=max(1, workers),
+            resources=_resources(wanted, asked.workers, terminal),
             verdict=MetaTest(seeds=asked.seeds),
             shelf=wanted.shelf is None,
-            device=wanted.device,
         )
     if asked.json:
         print_json(found.to_dict())
@@ -114,11 +112,11 @@ def plan(asked: PlanOptions) -> None:
         _print_estimate(found, f"{method.name} on {task.name}")
 
 
-def worker_count(workers: int | None) -> int:
-    """The command line uses all cores unless told otherwise."""
+def wanted_workers(workers: int | None) -> int | AllCores:
+    """The command line uses all cores or GPUs unless told otherwise."""
     if workers is not None and workers < 0:
         raise SpecError(f"workers = {workers}: a number of processes was expected, or 0 to train in this one.")
-    return (os.cpu_count() or 1) if workers is None else workers
+    return "all" if workers is None else workers
 
 
 def wanted_task(wanted: Experiment, asked: SearchOptions) -> AnyTask:
@@ -150,14 +148,23 @@ def _shelf(path: str, task: AnyTask) -> Run:
 def _resources(wanted: Experiment, workers: int | None, listener: Any) -> Resources:
     from lossmith.experiment.opening import Resources
 
-    return Resources(worker_count(workers), None, wanted.device, wanted.engine, wanted.deadline, (listener,))
+    return Resources(
+        workers=wanted_workers(workers),
+        device=wanted.device,
+        engine=wanted.engine,
+        dtype=wanted.dtype,
+        compile=wanted.compile,
+        deadline=wanted.deadline,
+        listeners=(listener,),
+    )
 
 
 def _print_estimate(found: Estimate, what: str) -> None:
     from lossmith.experiment.progress import duration
 
     console = results()
-    console.print(f"{what}, at {found.seconds_per_step * 1000:.2g} ms per step on one worker of this machine\n")
+    console.print(f"{what}, at {found.seconds_per_step * 1000:.2g} ms per step on one worker of this machine")
+    console.print(f"{found.plan.describe()}\n", highlight=False, markup=False)
     rows = [(part.what, f"{part.trainings:,}", f"{part.steps:,}", duration(part.seconds)) for part in found.parts]
     total = sum(part.trainings for part in found.parts)
     rows.append(("in all", f"{total:,}", "", duration(found.core_seconds)))

@@ -5,19 +5,20 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
-from itertools import groupby
 
 from lossmith.errors import TaskError
+from lossmith.evaluation.chunks import stacking_key
 from lossmith.evaluation.plan import Plan
-from lossmith.evaluation.requested import isolated, on_device, requested_loss, with_prior
+from lossmith.evaluation.requested import grouped, on_device, with_prior
 from lossmith.evaluation.screens import screen_requests
 from lossmith.evaluation.tuning import tune_requests
 from lossmith.losses import Loss, LossSet
 from lossmith.records import Evaluation, Request, Status, Work
 from lossmith.tasks import AnyTask, FunctionTask, Task
-from lossmith.training import Training, compute_scope, train
+from lossmith.training import Trained, Training, compute_scope, train
+from lossmith.training.population.training import train_population
 
 CHANCE_BUDGET = (
     0.1  # nothing is judged to be at chance before this share of its training (DESIGN §4, "Racing on steps")
@@ -36,17 +37,24 @@ def evaluate(task: AnyTask, request: Request, plan: Plan) -> Evaluation:
 
 
 def evaluate_chunk(task: AnyTask, requests: Sequence[Request], plan: Plan) -> list[Evaluation]:
-    """The evaluations of a chunk, in order: trainings one after the other, screens and tunings all at once.
+    """The evaluations of a chunk, in order: what can be done together at once, trainings only by the population engine.
 
     Requests done at once share their wall time evenly.
     """
-    found: list[Evaluation] = []
-    for work, group in groupby(requests, key=lambda request: request.work):
-        some = list(group)
-        size = 1 if work == "train" else len(some)
-        for start in range(0, len(some), size):
-            found += _timed(AT_ONCE[work], task, some[start : start + size], plan)
-    return found
+    found: dict[str, Evaluation] = {}
+    for some in _pieces(task, requests, plan):
+        found |= {one.request: one for one in _timed(AT_ONCE[some[0].work], task, some, plan)}
+    return [found[request.key] for request in requests]
+
+
+def _pieces(task: AnyTask, requests: Sequence[Request], plan: Plan) -> Iterable[list[Request]]:
+    """The requests of a chunk, those together that are done at once."""
+    together = plan.engine == "population" and isinstance(task, Task)
+    pieces: dict[Hashable, list[Request]] = {}
+    for number, request in enumerate(requests):
+        alone = request.work == "train" and not together
+        pieces.setdefault(number if alone else stacking_key(request), []).append(request)
+    return pieces.values()
 
 
 def steps_of(task: AnyTask, budget: float) -> int:
@@ -66,29 +74,37 @@ def _timed(work: _Work, task: AnyTask, requests: Sequence[Request], plan: Plan) 
 
 
 def _train_requests(task: AnyTask, requests: Sequence[Request], plan: Plan) -> list[Evaluation]:
-    def one(some: Sequence[Request]) -> list[Evaluation]:
-        return [_train(task, request, plan) for request in some]
+    """Trainings as one stack; one alone, and each where the stack fails, on the sequential path."""
 
-    return [isolated([r], one, lambda r, status: Evaluation(r.key, status))[0] for r in requests]
+    def alike(some: Sequence[Request], losses: Sequence[Loss | LossSet]) -> list[Evaluation]:
+        losses = [with_prior(loss, task) for loss in losses]
+        if isinstance(task, FunctionTask):
+            return [_call(task, loss, request, plan) for loss, request in zip(losses, some, strict=True)]
+        assert isinstance(task, Task)
+        here, how = on_device(task, plan.device), _training(task, some[0], plan)
+        if len(some) == 1:
+            trained = [train(here, losses[0], how)]
+        else:
+            scales = [request.lr_scale for request in some]
+            trained = train_population(here, losses, how, scales, keep_models=False)
+        return [_evaluation(request, one) for request, one in zip(some, trained, strict=True)]
+
+    return grouped(task, requests, alike, key=stacking_key)
 
 
 AT_ONCE: dict[Work, _Work] = {"train": _train_requests, "screen": screen_requests, "tune": tune_requests}
 
 
-def _train(task: AnyTask, request: Request, plan: Plan) -> Evaluation:
-    loss = with_prior(requested_loss(request.loss, task), task)
-    if isinstance(task, FunctionTask):
-        return _call(task, loss, request, plan)
-    assert isinstance(task, Task)
+def _training(task: Task, request: Request, plan: Plan) -> Training:
+    """What is asked for, as the training loop takes it."""
     for split in request.splits:
         if split not in task.data:
             raise TaskError(f"the task has no {split} split: give Task(..., {split}=...).")
-    task = on_device(task, plan.device)
     steps = steps_of(task, request.budget)
     chance = None
     if request.stop_at_chance and plan.chance_step:
         chance = (max(plan.chance_step, math.ceil(CHANCE_BUDGET * steps)), plan.chance_value)
-    how = Training(
+    return Training(
         seed=request.seed,
         steps=steps,
         lr_scale=request.lr_scale,
@@ -98,8 +114,15 @@ def _train(task: AnyTask, request: Request, plan: Plan) -> Evaluation:
         chance=chance,
         threads=plan.threads,
         channels_last=plan.channels_last,
+        dtype=plan.dtype,
+        compile=plan.compile,
+        graph=plan.graph,
     )
-    trained = train(task, loss, how)
+
+
+def _evaluation(request: Request, trained: Trained) -> Evaluation:
+    if trained.status.kind == "crashed":  # as one that crashes alone: where it was is in no record
+        return Evaluation(request.key, trained.status)
     return Evaluation(request.key, trained.status, trained.metrics, trained.curve, trained.steps)
 
 

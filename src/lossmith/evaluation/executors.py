@@ -13,10 +13,11 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from typing import Any, Protocol
 
-from lossmith.errors import LossmithError
+from lossmith.errors import LossmithError, SpecError
 from lossmith.evaluation.evaluate import evaluate_chunk
 from lossmith.evaluation.payload import Payload, digest, pack, run_chunk
 from lossmith.evaluation.plan import Plan
+from lossmith.evaluation.worker_memory import AllCores
 from lossmith.evaluation.workers import Workers
 from lossmith.records import Evaluation, Request
 from lossmith.tasks import AnyTask
@@ -110,20 +111,29 @@ class _Bridge(Future[list[Evaluation]]):
 AnyExecutor = InProcess | Workers | Foreign
 
 
-def make_executor(task: AnyTask, *, workers: int | None = None, executor: Executor | None = None) -> AnyExecutor:
+def make_executor(
+    task: AnyTask,
+    *,
+    workers: int | AllCores | None = None,
+    executor: Executor | None = None,
+    plan: Plan | None = None,
+) -> AnyExecutor:
     """The executor for a run: a user's own, local workers, or this process.
 
     Args:
-        workers: local processes, or how many pieces of work the user's executor does at a time; None or 0 without an
-            executor trains in this process.
+        workers: local processes, "all" for as many as there are cores or GPUs, or how many pieces of work the user's
+            executor does at a time; None or 0 without an executor trains in this process.
         executor: the user's own.
+        plan: what they will work under; see `Workers`.
 
     Raises:
-        SpecError: a negative number of workers.
+        SpecError: a negative number of workers, more than memory allows, "all" with a user's executor.
         TaskError: the task cannot be sent to other processes.
     """
     if executor is not None:
+        if workers == "all":
+            raise SpecError('workers "all": say how many pieces of work your executor does at a time, e.g. workers=8.')
         return Foreign(task, executor, workers=workers or 1)
     if not workers:
         return InProcess(task)
-    return Workers(task, workers)
+    return Workers(task, workers, plan)

@@ -8,10 +8,10 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from lossmith.errors import UsageError
 from lossmith.losses import Loss, LossSet, from_json
 from lossmith.records import Evaluation, Request, Status
 from lossmith.tasks import AnyTask, Task
+from lossmith.training.judging import crashed as crashed
 from lossmith.training.tunable import with_class_prior
 
 Item = TypeVar("Item")
@@ -56,12 +56,6 @@ def _serves(task: Task, device: str) -> bool:
     return wanted.type == here.type and (wanted.type == "cpu" or wanted.index in (None, here.index))
 
 
-def crashed(error: BaseException) -> Status:
-    """What an exception is to a candidate; Lossmith's own sentences stand alone."""
-    where = "" if isinstance(error, UsageError) else f"{type(error).__name__}: "
-    return Status("crashed", "", f"{where}{error}".strip()[:500])
-
-
 def isolated(
     items: Sequence[Item],
     at_once: Callable[[Sequence[Item]], list[Answer]],
@@ -81,9 +75,10 @@ def isolated(
     try:
         return at_once(items)
     except (Exception, SystemExit) as error:
-        if len(items) == 1:
-            return [failed(items[0], crashed(error))]
-        return [answer for item in items for answer in isolated([item], at_once, failed)]
+        status = crashed(error)  # not the error, which would keep alive what it interrupted: a whole stack of models
+    if len(items) == 1:
+        return [failed(items[0], status)]
+    return [answer for item in items for answer in isolated([item], at_once, failed)]
 
 
 def grouped(

@@ -1,18 +1,18 @@
 """Many requests through an executor: chunked by the plan, answered in any order, lost workers turned into statuses.
 
-Chunks are a pure function of the requests and the plan, never of worker count or timing; a chunk holds requests of one
-kind of work that follow each other. A chunk whose worker died is
-run again whole; one that fails twice is run one by one; a request that kills its worker alone twice is `crashed`.
+Chunks are a pure function of the requests and the plan (`evaluation.chunks`), never of worker count or timing. A
+chunk whose worker died is run again whole; one that fails twice is run one by one; a request that kills its worker
+alone twice is `crashed`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Future, wait
 from dataclasses import dataclass, replace
-from itertools import groupby
 
 from lossmith.errors import LossmithError
+from lossmith.evaluation.chunks import divide
 from lossmith.evaluation.executors import AnyExecutor
 from lossmith.evaluation.plan import Plan
 from lossmith.evaluation.workers import how_it_died
@@ -31,15 +31,22 @@ class _Chunk:
 _Outcome = tuple[list[Evaluation], list[_Chunk]]  # what is finished, what is to be run (again)
 
 
-def run_requests(requests: Sequence[Request], executor: AnyExecutor, plan: Plan) -> Iterator[list[Evaluation]]:
+def run_requests(
+    requests: Sequence[Request], executor: AnyExecutor, plan: Plan, *, known: Collection[str] = ()
+) -> Iterator[list[Evaluation]]:
     """Evaluate every request, yielding each finished chunk as soon as it is there.
 
     No more than two chunks per worker are in flight, so that an interruption has little to wait for.
 
+    Args:
+        known: keys of requests that are answered already. They count when the requests are divided into chunks and are
+            left out of these afterwards: so a resumed run has the chunks of one that was never interrupted.
+
     Raises:
         LossmithError: the work cannot be brought to workers; what was yielded is good.
     """
-    waiting = _chunks(requests, plan)[::-1]
+    left = (tuple(r for r in chunk if r.key not in known) for chunk in divide(requests, plan))
+    waiting = [_Chunk(chunk) for chunk in left if chunk][::-1]
     flying: dict[Future[list[Evaluation]], _Chunk] = {}
     try:
         while waiting or flying:
@@ -62,14 +69,6 @@ def run_requests(requests: Sequence[Request], executor: AnyExecutor, plan: Plan)
     finally:
         for future in flying:
             future.cancel()
-
-
-def _chunks(requests: Sequence[Request], plan: Plan) -> list[_Chunk]:
-    chunks: list[_Chunk] = []
-    for work, group in groupby(requests, key=lambda request: request.work):
-        some, size = tuple(group), plan.chunk_of(work)
-        chunks += [_Chunk(some[i : i + size]) for i in range(0, len(some), size)]
-    return chunks
 
 
 def _settle(future: Future[list[Evaluation]], chunk: _Chunk, plan: Plan) -> _Outcome:

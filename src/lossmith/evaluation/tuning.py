@@ -33,7 +33,7 @@ def tune_requests(task: AnyTask, requests: Sequence[Request], plan: Plan) -> lis
     def alike(some: Sequence[Request], losses: Sequence[Loss | LossSet]) -> list[Evaluation]:
         seed, tuning = some[0].seed, Tuning.from_settings(some[0].settings)
         here = _scaled(on_device(task, plan.device), some[0].lr_scale)
-        tuned = tune(here, losses, tuning, seed=seed, threads=plan.threads)
+        tuned = tune(here, losses, tuning, seed=seed, threads=plan.threads, dtype=plan.dtype)
         screened: dict[int, Screened] = {}
         if tuning.screen_after is not None:
             sound = [i for i, one in enumerate(tuned) if one.status.ok]

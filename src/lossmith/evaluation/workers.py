@@ -22,8 +22,11 @@ from typing import Any
 import pebble
 
 from lossmith.errors import LossmithError, SpecError, TaskError
+from lossmith.evaluation.devices import gpus_for
+from lossmith.evaluation.gpu_places import take_gpu
 from lossmith.evaluation.payload import Payload, digest, pack, rebuilt, run_chunk
 from lossmith.evaluation.plan import Plan
+from lossmith.evaluation.worker_memory import AllCores, count_workers
 from lossmith.records import Evaluation, Request
 from lossmith.tasks import AnyTask
 
@@ -36,19 +39,23 @@ class Workers:
 
     Args:
         task: sent to every worker once, by value (cloudpickle), so tasks of notebooks and `__main__` work.
-        workers: how many processes.
+        workers: how many processes; "all": one per usable core or GPU.
+        plan: what they will work under, so that they fit into memory and share the GPUs; None: one training at a time
+            on the CPU.
 
     Raises:
-        SpecError: fewer than one worker.
+        SpecError: fewer than one worker, or more than memory allows.
         TaskError: the task cannot be pickled.
     """
 
-    def __init__(self, task: AnyTask, workers: int) -> None:
-        if workers < 1:
+    def __init__(self, task: AnyTask, workers: int | AllCores, plan: Plan | None = None) -> None:
+        if workers != "all" and workers < 1:
             raise SpecError(f"workers {workers}: use a number >= 1.")
-        self.workers = workers
         self._task = task
         content = pack(task)
+        plan = plan or Plan()
+        self.workers = count_workers(workers, task, plan, len(content))
+        self._gpus = gpus_for(plan.device)
         self._folder = tempfile.TemporaryDirectory(prefix="lossmith-")
         self._file = Path(self._folder.name) / "task"
         self._file.write_bytes(content)
@@ -103,7 +110,7 @@ class Workers:
         self._folder.cleanup()
 
     def _new_pool(self) -> Any:
-        arguments = (os.getpid(), self._folder.name, self._payload)
+        arguments = (os.getpid(), self._folder.name, self._payload, self._gpus)
         context = _MainlessContext()
         return pebble.ProcessPool(self.workers, context=context, initializer=_start_worker, initargs=arguments)
 
@@ -151,7 +158,7 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _start_worker(host: int, folder: str, payload: Payload) -> None:
+def _start_worker(host: int, folder: str, payload: Payload, gpus: int) -> None:
     """Ctrl-C belongs to the host, which ends the workers itself; a worker whose host is gone tidies up and ends too."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -165,6 +172,8 @@ def _start_worker(host: int, folder: str, payload: Payload) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+    if gpus > 1:
+        take_gpu(Path(folder), gpus)
     # What is done once per process must not count against the first candidate's deadline.
     importlib.import_module("torch._dynamo")  # by torch.optim at its first step, and it takes seconds
     with suppress(TaskError):  # said again where it can be answered to

@@ -11,7 +11,7 @@ from typing import Any
 
 from lossmith.analysis import Verdict
 from lossmith.errors import UsageError
-from lossmith.evaluation import Executor
+from lossmith.evaluation import AllCores, Executor
 from lossmith.experiment import compare as comparing
 from lossmith.experiment import meta_testing, search_run
 from lossmith.experiment import shelf as shelving
@@ -43,10 +43,12 @@ def search(
     finalist_seeds: int = 2,
     seeds_per_candidate: int = 1,
     elites: int = 1,
-    workers: int | None = None,
+    workers: int | AllCores | None = None,
     executor: Executor | None = None,
     device: str = "cpu",
-    engine: str = "auto",
+    engine: str = "rule",
+    dtype: str = "float32",
+    compile: bool | None = None,
     deadline: float | None = None,
     listeners: Sequence[Listener] = (),
 ) -> Run:
@@ -66,9 +68,12 @@ def search(
         finalists, finalist_seeds: how many of the best are trained again in full (None: up to 5, costing no more than
             the search), on how many fresh seeds.
         seeds_per_candidate: trainings per candidate. elites: how many of the best gain a seed per generation.
-        workers: local processes; None trains in this one. No result depends on it.
+        workers: local processes, "all" for one per core or GPU; None trains in this one. No result depends on it.
         executor: your own `submit(fn, *args) -> Future` (a dask client, …) instead of workers.
-        device, engine, deadline: see `lm.Plan`; a deadline (seconds per candidate) needs workers.
+        device: torch device. engine: "rule" by model, batch and device, "auto" by measuring, "sequential" or
+            "population" (see docs/engines.md). dtype: "float32" or "bfloat16".
+        compile: whether torch compiles steps of stacked training, where it can (see docs/performance.md).
+        deadline: seconds per candidate after which it is given up; needs workers.
         listeners: called with every event of the run.
 
     Returns:
@@ -94,7 +99,7 @@ def search(
         finalist_seeds=finalist_seeds,
         seeds_per_candidate=seeds_per_candidate,
         elites=elites,
-        resources=Resources(workers, executor, device, engine, deadline, listeners),
+        resources=Resources(workers, executor, device, engine, deadline, listeners, dtype, compile),
     )
 
 
@@ -107,10 +112,12 @@ def shelf(
     finalist_seeds: int = 2,
     seed: int = 0,
     path: PathLike | None = None,
-    workers: int | None = None,
+    workers: int | AllCores | None = None,
     executor: Executor | None = None,
     device: str = "cpu",
-    engine: str = "auto",
+    engine: str = "rule",
+    dtype: str = "float32",
+    compile: bool | None = None,
     deadline: float | None = None,
     listeners: Sequence[Listener] = (),
 ) -> Run:
@@ -130,7 +137,7 @@ def shelf(
         finalist_seeds=finalist_seeds,
         seed=seed,
         path=path,
-        resources=Resources(workers, executor, device, engine, deadline, listeners),
+        resources=Resources(workers, executor, device, engine, deadline, listeners, dtype, compile),
     )
 
 
@@ -145,10 +152,12 @@ def evaluate(
     shelf: Run | str | None = None,
     seed: int = 0,
     path: PathLike | None = None,
-    workers: int | None = None,
+    workers: int | AllCores | None = None,
     executor: Executor | None = None,
     device: str = "cpu",
-    engine: str = "auto",
+    engine: str = "rule",
+    dtype: str = "float32",
+    compile: bool | None = None,
     deadline: float | None = None,
     listeners: Sequence[Listener] = (),
 ) -> Verdict:
@@ -172,7 +181,7 @@ def evaluate(
     how = meta_testing.MetaTest(
         seeds, tune_seeds, tuple(controls), delta, shelf.path if isinstance(shelf, Run) else shelf
     )
-    resources = Resources(workers, executor, device, engine, deadline, listeners)
+    resources = Resources(workers, executor, device, engine, deadline, listeners, dtype, compile)
     task = None if task is None else as_task(task)
     if isinstance(subject, str) and is_run(subject):
         subject = Run(subject)
@@ -212,10 +221,12 @@ def compare(
     delta: float | None = None,
     seed: int = 0,
     path: PathLike | None = None,
-    workers: int | None = None,
+    workers: int | AllCores | None = None,
     executor: Executor | None = None,
     device: str = "cpu",
-    engine: str = "auto",
+    engine: str = "rule",
+    dtype: str = "float32",
+    compile: bool | None = None,
     deadline: float | None = None,
     listeners: Sequence[Listener] = (),
 ) -> Verdict:
@@ -239,7 +250,7 @@ def compare(
         delta=delta,
         seed=seed,
         path=path,
-        resources=Resources(workers, executor, device, engine, deadline, listeners),
+        resources=Resources(workers, executor, device, engine, deadline, listeners, dtype, compile),
     )
 
 
@@ -247,7 +258,7 @@ def resume(
     path: PathLike,
     *,
     task: AnyTask | str | None = None,
-    workers: int | None = None,
+    workers: int | AllCores | None = None,
     executor: Executor | None = None,
     listeners: Sequence[Listener] = (),
 ) -> Run | Verdict:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lossmith.analysis import Arm, Verdict
-from lossmith.evaluation import TunedLearningRate, seed_block, tune_learning_rate
+from lossmith.evaluation import TunedLearningRate, seed_block, tune_learning_rates
 from lossmith.experiment.session import Session
 from lossmith.records import Request, canonical_json
 
@@ -36,27 +36,30 @@ class Contestant:
     note: str = ""
 
 
-def tuned(session: Session, contestant: Contestant, *, seeds: int, run_seed: int) -> Contestant | None:
-    """The contestant with its learning rate tuned on the fitness split; None where no learning rate gives a number.
+def tuned(session: Session, contestants: Sequence[Contestant], *, seeds: int, run_seed: int) -> list[Contestant | None]:
+    """Each contestant with its learning rate tuned on the fitness split; None where no learning rate gives a number.
 
-    The grid, the seeds and the rule are the same for every contestant. The table is kept as an event.
+    The grid, the seeds and the rule are the same for every contestant. The tables are kept as events.
     """
     task = session.task
     block = seed_block(run_seed, "tuning", seeds)
 
-    def fitness(scales: Sequence[float]) -> list[list[float | None]]:
-        requests = [
-            Request(contestant.loss, seed, contestant.budget, contestant.lr_scale * scale)
-            for scale in scales
-            for seed in block
-        ]
+    def fitness(points: Sequence[tuple[int, float]]) -> list[list[float | None]]:
+        arms = [(contestants[number], scale) for number, scale in points]
+        requests = [Request(c.loss, seed, c.budget, c.lr_scale * scale) for c, scale in arms for seed in block]
         done = session.evaluate(requests, "tuning")
         values = [task.metric.fitness(d.metrics["fitness"]) if d.status.ok else None for d in done]
         return [values[i : i + seeds] for i in range(0, len(values), seeds)]
 
-    found = tune_learning_rate(fitness)
-    subject = f"{contestant.name}, {seeds} seeds"
-    session.store.add_event("tuned_learning_rate", subject, _table(found, task.metric.fitness))
+    found = tune_learning_rates(fitness, len(contestants))
+    for contestant, one in zip(contestants, found, strict=True):
+        subject = f"{contestant.name}, {seeds} seeds"
+        session.store.add_event("tuned_learning_rate", subject, _table(one, task.metric.fitness))
+    return [_at_best(contestant, one) for contestant, one in zip(contestants, found, strict=True)]
+
+
+def _at_best(contestant: Contestant, found: TunedLearningRate) -> Contestant | None:
+    """The contestant at the learning rate found."""
     if found.scale is None:
         return None
     scale = contestant.lr_scale * found.scale

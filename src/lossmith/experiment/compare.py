@@ -95,13 +95,9 @@ def _run(session: Session, section: CompareSection, seed: int) -> Verdict:
         for position, (name, loss, scale, budget, note) in enumerate(rows)
     ]
     run_arms(session, plain, seeds=section.seeds)  # what needs no tuning first: an early look at a long comparison
-    contestants: list[Contestant] = []
-    for position, contestant in enumerate(plain):
-        contestants.append(contestant)
-        if position in section.tune:
-            better = tuned(session, contestant, seeds=section.tune_seeds, run_seed=seed)
-            if better is not None:
-                contestants.append(better)
+    wanted = [contestant for position, contestant in enumerate(plain) if position in section.tune]
+    better = {c.tuned_from: c for c in tuned(session, wanted, seeds=section.tune_seeds, run_seed=seed) if c is not None}
+    contestants = [c for one in plain for c in (one, better.get(one.name)) if c is not None]
     arms = run_arms(session, contestants, seeds=section.seeds)
     verdict = judge_against_first(session, arms, section.delta)
     keep_verdict(session, verdict)

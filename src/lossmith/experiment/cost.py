@@ -7,30 +7,41 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lossmith.evaluation import evaluate, evaluate_chunk
+from lossmith.evaluation import Plan, count_workers, evaluate_chunk, make_plan
 from lossmith.evaluation.evaluate import steps_of
-from lossmith.evaluation.plan import Plan, make_plan
+from lossmith.evaluation.payload import pack
 from lossmith.experiment.meta_testing import MetaTest
+from lossmith.experiment.opening import Resources
 from lossmith.experiment.spec import SearchSection
-from lossmith.losses import to_json
+from lossmith.experiment.training_cost import TrainingCost, training_cost
 from lossmith.records import Request, Work
 from lossmith.search import Method, Problem
+from lossmith.search.shelf import POPULATION as SHELF_POPULATION
 from lossmith.tasks import AnyTask, Task
 from lossmith.testing import check_task
 
-PILOT_STEPS = 100
 PILOT_META_STEPS = (2, 12)
 GRID_POINTS = 9
 
 
 @dataclass(frozen=True)
 class Part:
-    """One line of the estimate: `trainings` of `steps` steps each, `seconds` of one worker in all."""
+    """One line of the estimate: `trainings` of `steps` steps each.
+
+    Args:
+        seconds: of one worker in all.
+        pieces: chunks that are known at a time, so that workers can share them.
+    """
 
     what: str
     trainings: int
     steps: int
     seconds: float
+    pieces: int = 1
+
+    def wall_seconds(self, workers: int) -> float:
+        """With so many workers, if all pieces take equally long."""
+        return self.seconds * -(-self.pieces // workers) / self.pieces
 
 
 @dataclass(frozen=True)
@@ -38,14 +49,16 @@ class Estimate:
     """Cost of a search and its verdict.
 
     Args:
-        parts: what is to be done. seconds_per_step: measured by the pilot on one worker.
+        parts: what is to be done. seconds_per_step: of one candidate in a chunk, measured by the pilot on one worker.
         workers: among which the work is divided. pilot_seconds: what the pilot took.
+        plan: what the pilot ran under, as the search will.
     """
 
     parts: tuple[Part, ...]
     seconds_per_step: float
     workers: int
     pilot_seconds: float
+    plan: Plan
 
     @property
     def core_seconds(self) -> float:
@@ -53,8 +66,8 @@ class Estimate:
 
     @property
     def wall_seconds(self) -> float:
-        """If the workers share the work evenly."""
-        return self.core_seconds / self.workers
+        """With these workers."""
+        return sum(part.wall_seconds(self.workers) for part in self.parts)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -65,6 +78,7 @@ class Estimate:
             "pilot_seconds": self.pilot_seconds,
             "core_seconds": self.core_seconds,
             "wall_seconds": self.wall_seconds,
+            "plan": self.plan.to_dict(),
         }
 
 
@@ -73,45 +87,81 @@ def estimate(
     method: Method,
     section: SearchSection,
     *,
-    workers: int = 1,
+    resources: Resources | None = None,
     verdict: MetaTest | None = None,
     shelf: bool = True,
-    device: str = "cpu",
 ) -> Estimate:
     """Estimate a search, its finalists, the shelf and the verdict.
 
-    The pilot trains the task loss twice for a few steps and takes the second, so that warming up is not counted.
+    Every kind of training is timed in the company it will have: so many at once as share a seed, by the plan's engine.
 
     Raises:
-        TaskError: the task is not sound.
+        TaskError: the task is not sound, or cannot be sent to the workers wanted.
+        SpecError: no such engine or device; more workers than memory allows.
     """
+    started = time.perf_counter()
+    resources = resources or Resources()
     check_task(task)
-    plan = make_plan(task, device=device)
+    plan = make_plan(
+        task,
+        engine=resources.engine,
+        device=resources.device,
+        dtype=resources.dtype,
+        compile=resources.compile,
+        say=resources.say,
+    )
+    trainings = _Trainings(task, plan)
     full = steps_of(task, 1.0)
     partial = steps_of(task, section.budget)
-    share = min(1.0, PILOT_STEPS / full)
-    first, second = (_timed(task, plan, share) for _ in range(2))
-    per_step = second / steps_of(task, share)
     population = int(method.settings().get("population", 20))
-    searched = section.generations * population * section.seeds_per_candidate + section.generations * section.elites
-    final = section.finalists * section.finalist_seeds
+    counted = section.generations * population * section.seeds_per_candidate
+    searched = counted + section.generations * section.elites
     parts = list(_preparing(task, method, plan, section))
-    parts.append(_part("candidates", searched, partial, per_step))
-    parts.append(_part("finalists", final, full, per_step))
-    parts.append(_part("fresh score", section.finalist_seeds, partial, per_step))
+    candidates = trainings.part("candidates", counted, partial, company=population, calls=section.generations)
+    elites = trainings.part("", searched - counted, partial, company=1, calls=section.generations)
+    parts.append(replace(candidates, trainings=searched, seconds=candidates.seconds + elites.seconds))
+    parts.append(trainings.part("finalists", section.finalists * section.finalist_seeds, full, section.finalists))
+    parts.append(trainings.part("fresh score", section.finalist_seeds, partial, company=1))
     if shelf:
-        spent = searched * partial + final * full
-        parts.append(_part("shelf (as many steps)", max(1, spent // partial), partial, per_step))
+        spent = searched * partial + section.finalists * section.finalist_seeds * full
+        count = max(1, spent // partial)
+        company = min(count, SHELF_POPULATION)
+        parts.append(trainings.part("shelf (as many steps)", count, partial, company, calls=-(-count // company)))
     if verdict is not None:
         if "tuned" in verdict.controls:
-            parts.append(_part("tuned learning rates", 2 * GRID_POINTS * verdict.tune_seeds, full, per_step))
+            points = 2 * GRID_POINTS  # of both sides
+            parts.append(trainings.part("tuned learning rates", points * verdict.tune_seeds, full, points))
         arms = 2 + 2 * ("tuned" in verdict.controls) + ("shelf" in verdict.controls)
-        parts.append(_part("verdict on test", arms * verdict.seeds, full, per_step))
-    return Estimate(tuple(parts), per_step, max(1, workers), first + second)
+        parts.append(trainings.part("verdict on test", arms * verdict.seeds, full, company=arms))
+    workers = 1
+    if resources.workers:
+        workers = count_workers(resources.workers, task, plan, len(pack(task)))
+    per_step = trainings.cost(population).per_step
+    return Estimate(tuple(parts), per_step, workers, time.perf_counter() - started, plan)
 
 
-def _part(what: str, count: int, steps: int, per_step: float) -> Part:
-    return Part(what, count, steps, count * steps * per_step)
+class _Trainings:
+    """Costs of trainings by how many of them are done at once, each measured when it is first asked for."""
+
+    def __init__(self, task: AnyTask, plan: Plan) -> None:
+        self.task, self.plan = task, plan
+        self._costs: dict[int, TrainingCost] = {}
+
+    def cost(self, company: int) -> TrainingCost:
+        """Of one among `company` trainings that could be done at once."""
+        at_once = -(-company // self._chunks(company))
+        if at_once not in self._costs:
+            self._costs[at_once] = training_cost(self.task, self.plan, at_once)
+        return self._costs[at_once]
+
+    def part(self, what: str, count: int, steps: int, company: int, calls: int = 1) -> Part:
+        """`count` trainings, those of `company` with one seed, asked for in `calls` goes."""
+        groups = max(1, count // (max(1, company) * calls))
+        seconds = count * self.cost(company).of(steps) if count else 0.0
+        return Part(what, count, steps, seconds, groups * self._chunks(company))
+
+    def _chunks(self, company: int) -> int:
+        return max(1, -(-company // self.plan.chunk))
 
 
 def _preparing(task: AnyTask, method: Method, plan: Plan, section: SearchSection) -> Iterator[Part]:
@@ -121,7 +171,8 @@ def _preparing(task: AnyTask, method: Method, plan: Plan, section: SearchSection
         return
     asked, _ = method.ask(method.init(Problem(task.setting, generations=section.generations)))
     losses = [candidate.loss for candidate in asked if candidate.status.ok][: plan.tune_chunk]
-    count = section.generations * int(method.settings().get("population", 20))
+    population = int(method.settings().get("population", 20))
+    count = section.generations * population
 
     def seconds(work: Work, settings: str) -> float:
         """Of one candidate among those of a chunk."""
@@ -133,7 +184,7 @@ def _preparing(task: AnyTask, method: Method, plan: Plan, section: SearchSection
     if wanted.screening is not None:
         settings = wanted.screening.to_settings()
         seconds("screen", settings)  # warming up, compiling the interpreter above all, is not counted
-        yield Part("screening", count, 0, count * seconds("screen", settings))
+        yield Part("screening", count, 0, count * seconds("screen", settings), -(-population // plan.screen_chunk))
     if wanted.tuning is not None:
         short, long = (replace(wanted.tuning, meta_steps=m, screen_after=None) for m in PILOT_META_STEPS)
         seconds("tune", short.to_settings())
@@ -141,8 +192,4 @@ def _preparing(task: AnyTask, method: Method, plan: Plan, section: SearchSection
         per_step = max(0.0, more - once) / (long.meta_steps - short.meta_steps)  # without what a tuning costs once
         each = once + per_step * (wanted.tuning.meta_steps - short.meta_steps)
         steps = wanted.tuning.meta_steps * wanted.tuning.unroll_length
-        yield Part("tuning loss parameters", count, steps, count * each)
-
-
-def _timed(task: AnyTask, plan: Plan, share: float) -> float:
-    return evaluate(task, Request(to_json(task.task_loss()), 0, share), plan).seconds
+        yield Part("tuning loss parameters", count, steps, count * each, -(-population // plan.tune_chunk))

@@ -140,9 +140,8 @@ def _verdict(
     plain = [Contestant(name, to_json(loss(name, head=task.head))) for name in task.controls]
     controls = list(plain) if "task" in how.controls else []
     if "tuned" in how.controls:
-        own = tuned(session, subject, seeds=how.tune_seeds, run_seed=run_seed)
+        own, *others = tuned(session, [subject, *plain], seeds=how.tune_seeds, run_seed=run_seed)
         subjects += [] if own is None else [own]
-        others = [tuned(session, contestant, seeds=how.tune_seeds, run_seed=run_seed) for contestant in plain]
         controls += [other for other in others if other is not None]
     controls += [] if shelf_winner is None else [shelf_winner]
     # Whoever uses the found loss will use its best learning rate, as chosen on the fitness split: that arm has to win.

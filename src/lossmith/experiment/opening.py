@@ -10,8 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from lossmith.errors import RunError, SpecError
-from lossmith.evaluation import Executor, Plan, check_device, make_executor, make_plan
-from lossmith.experiment.events import Listener
+from lossmith.evaluation import (
+    AllCores,
+    Executor,
+    Plan,
+    check_device,
+    check_dtype,
+    count_workers,
+    make_executor,
+    make_plan,
+)
+from lossmith.evaluation.payload import pack
+from lossmith.experiment.events import Listener, Note
 from lossmith.experiment.pilot import Pilot, run_pilot
 from lossmith.experiment.session import Session
 from lossmith.experiment.spec import Spec, TaskSection, from_toml, make, versions
@@ -24,19 +34,27 @@ class Resources:
     """What a run may use; no result depends on it, but for the plan's own fields when a run is created.
 
     Args:
-        workers: local worker processes; None or 0 trains in this process.
+        workers: local worker processes; "all" for as many as there are cores or GPUs; None or 0 trains in this process.
         executor: anything with `submit(fn, *args) -> Future`, instead of workers.
-        device: torch device. engine: "auto" or an engine's name.
+        device: torch device. engine: "rule", "auto" or an engine's name (see `make_plan`).
         deadline: seconds per training after which it is given up (needs workers).
         listeners: called with every event.
+        dtype: "float32" or "bfloat16". compile: see `make_plan`.
     """
 
-    workers: int | None = None
+    workers: int | AllCores | None = None
     executor: Executor | None = None
     device: str = "cpu"
-    engine: str = "auto"
+    engine: str = "rule"
     deadline: float | None = None
     listeners: Sequence[Listener] = ()
+    dtype: str = "float32"
+    compile: bool | None = None
+
+    def say(self, text: str) -> None:
+        """Tell every listener, before there is a session."""
+        for listener in self.listeners:
+            listener(Note(text))
 
 
 def task_section(task: AnyTask) -> TaskSection:
@@ -64,9 +82,24 @@ def check_absent(path: str | os.PathLike[str]) -> None:
 def prepare(
     task: AnyTask, resources: Resources, *, budget: float, data_fraction: float = 1.0, seed: int = 0
 ) -> tuple[Plan, Pilot]:
-    """Decide the plan and run the pilot, in this process; nothing is on disk yet."""
-    plan = make_plan(task, engine=resources.engine, device=resources.device, deadline=resources.deadline)
+    """Decide the plan and run the pilot, in this process; nothing is on disk yet.
+
+    Raises:
+        SpecError: no such engine or device, more workers than memory allows. TaskError: the task does not work.
+    """
+    plan = make_plan(
+        task,
+        engine=resources.engine,
+        device=resources.device,
+        dtype=resources.dtype,
+        deadline=resources.deadline,
+        compile=resources.compile,
+        say=resources.say,
+    )
+    if resources.workers and resources.executor is None:  # refused before time is spent
+        count_workers(resources.workers, task, plan, len(pack(task)))
     pilot = run_pilot(task, plan, budget=budget, data_fraction=data_fraction, seed=seed)
+    resources.say(plan.describe())
     return pilot.into(plan), pilot
 
 
@@ -110,12 +143,14 @@ def open_session(path: str | os.PathLike[str], task: AnyTask | None, resources: 
         )
     plan = plan_of(spec)
     check_device(plan.device)
+    check_dtype(plan.dtype, plan.device, task)
     executor = _executor(task, plan, resources)
     try:
         store = RunStore.open(path, write=True)
     except BaseException:
         executor.close(kill=True)
         raise
+    resources.say(plan.describe())
     return Session(store, task, plan, executor, resources.listeners), spec
 
 
@@ -143,4 +178,4 @@ def _executor(task: AnyTask, plan: Plan, resources: Resources) -> Any:
     workers = resources.workers
     if plan.deadline and not workers and resources.executor is None:
         workers = 1  # only a process of its own can be stopped at a deadline
-    return make_executor(task, workers=workers, executor=resources.executor)
+    return make_executor(task, workers=workers, executor=resources.executor, plan=plan)

@@ -55,7 +55,7 @@ class Session:
                 self.store.add_event("test_touched", request.key, {"purpose": purpose})
         self.emit(PhaseStarted(purpose, len(unique), len(known)))
         by_key = {request.key: request for request in missing}
-        for chunk in run_requests(missing, self.executor, self.plan):
+        for chunk in run_requests([*unique.values()], self.executor, self.plan, known=frozenset(known)):
             if self.interrupted:  # training code swallowed the interrupt: what it returned is no result
                 raise KeyboardInterrupt
             self.store.record([(by_key[done.request], done) for done in chunk], purpose=purpose)
