@@ -11,9 +11,10 @@ from torch import nn
 from unrolled_by_hand import KERNELS, STEPS, double_task, how, losses
 
 from lossmith.tasks import Terms, supervised
-from lossmith.training import perceptron
+from lossmith.training import perceptron_step
 from lossmith.training.closed_form import closed_form
 from lossmith.training.meta_gradient import Road, draw
+from lossmith.training.moved_layer import Form
 from lossmith.training.perceptron import layers_of
 from lossmith.training.tunable import Tunable
 
@@ -36,17 +37,19 @@ def doubled(build: Any) -> Any:
     return lambda seed: build(seed).double()
 
 
-@pytest.mark.parametrize("block", [1, 1 << 16])
+@pytest.mark.parametrize("jacobians", [True, False])
+@pytest.mark.parametrize("form", [Form(True, False), Form(True, True), Form(False, True)], ids=str)
 @pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
-def test_both_roads_agree(build: Any, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(perceptron, "BLOCK", block)
+def test_both_roads_agree(build: Any, form: Form, jacobians: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Form, "cheapest", lambda *sizes, first: form)
+    monkeypatch.setattr(perceptron_step, "_pays", lambda outputs, width: jacobians)
     step = STEPS["nesterov"]
     task = double_task(step, model=doubled(build))
     candidates = [Tunable.of(one, task) for one in losses(*KERNELS)]
     phis = [candidate.phi for candidate in candidates]
     plain, layers = (
         closed_form(how(task, step, 1, len(phis), road), draw(task, 4, 0, 1), candidates, phis)
-        for road in (Road("alone"), Road("layers", 3))
+        for road in (Road("alone"), Road("layers", 2))
     )
     for i in range(len(phis)):
         size = np.abs(plain[i].gradient).max()

@@ -22,9 +22,10 @@ STACKED = Road("stacked", 3)
 STACKED = Road("stacked", 3)
 WAYS = [
     *((closed_form, 1, road) for road in (STACKED, Road("layers", 3), Road("alone"), Road("forward"))),
+    *((closed_form, 1, Road("recorded", chunk)) for chunk in (1, 3)),
     *((unrolled, length, road) for length in (1, 2, 5) for road in (STACKED, Road("alone"))),
 ]
-WAY_NAMES = [f"{by.__name__}-{length}-{road.kind}" for by, length, road in WAYS]
+WAY_NAMES = [f"{by.__name__}-{length}-{road.kind}-{road.chunk}" for by, length, road in WAYS]
 all_ways = pytest.mark.parametrize(("by", "length", "road"), WAYS, ids=WAY_NAMES)
 
 

@@ -82,7 +82,7 @@ def layers_without_dropout(seed: int) -> list[nn.Module]:
     return [layer for layer in dropout_network(seed).children() if type(layer) is not nn.Dropout]
 
 
-@pytest.mark.parametrize("road", [Road(), Road("stacked", 3), Road("forward")], ids=str)
+@pytest.mark.parametrize("road", [Road(), Road("stacked", 3), Road("forward"), Road("recorded", 3), Road("recorded")])
 def test_all_candidates_and_all_roads_see_one_dropout_mask(road: Road) -> None:
     task = double_task(PLAIN, model=lambda seed: dropout_network(seed).double())
     same = losses("tanh", "taylor", "tanh")
@@ -125,18 +125,61 @@ def test_a_road_that_leads_elsewhere_is_not_taken(monkeypatch: pytest.MonkeyPatc
     assert np.abs(phi(careful) - phi(right)).max() < 1e-9
 
 
-@pytest.mark.parametrize("second", [False, True], ids=["one term", "two terms"])
-def test_convolutions_go_one_by_one_with_forward_products(second: bool) -> None:
-    def build(seed: int) -> nn.Module:
-        layers = (nn.Unflatten(1, (1, 6)), nn.Conv1d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
-        return nn.Sequential(*layers).double()
+def convolutions(channels: int, *more: nn.Module) -> nn.Module:
+    layers = (nn.Unflatten(1, (1, 6)), nn.Conv1d(1, channels, 3), nn.ReLU(), *more, nn.Conv1d(channels, 4, 1))
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(16, 3)).double()
 
+
+@pytest.mark.parametrize("second", [False, True], ids=["one term", "two terms"])
+@pytest.mark.parametrize(("channels", "road"), [(2, "recorded"), (16, "recorded: convolutions are no faster stacked")])
+def test_convolutions_are_recorded(channels: int, road: str, second: bool) -> None:
     parts = {"forward": two_targets} if second else {}
-    task = double_task(PLAIN, model=build, **parts)
+    task = double_task(PLAIN, model=lambda seed: convolutions(channels), **parts)
     tuned = tune(task, losses(*NAMES), Tuning(meta_steps=2), seed=0)
-    assert {one.road for one in tuned} == {"closed form, one at a time: convolutions are no faster stacked"}
-    forward = gradients(closed_form, task, losses(*NAMES), road=Road("forward"))
-    assert agree(forward, gradients(unrolled, task, losses(*NAMES)))
+    assert {one.road for one in tuned} == {f"closed form, {road}"}
+    expected = gradients(unrolled, task, losses(*NAMES))
+    for other in (Road("forward"), Road("recorded", 3), Road("recorded")):
+        assert agree(gradients(closed_form, task, losses(*NAMES), road=other), expected)
+
+
+def test_a_recorded_candidate_is_tuned_alike_in_any_company() -> None:
+    task, tuning = double_task(PLAIN, model=lambda seed: convolutions(2)), Tuning(meta_steps=3, meta_lr=0.05)
+    together = tune(task, losses(*NAMES, *NAMES, *NAMES), tuning, seed=0)  # in two chunks
+    for name, tuned in zip(NAMES, together, strict=False):
+        assert tune(task, losses(name), tuning, seed=0)[0].loss.kernel == tuned.loss.kernel  # to the bit
+
+
+class Scaled(torch.autograd.Function):
+    """Twice its argument, past torch's functions."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return 2 * x
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:  # type: ignore[override]
+        return 2 * g
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
+        return 2 * tangent
+
+
+class Doubled(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return Scaled.apply(x)
+
+
+def test_what_cannot_be_recorded_is_differentiated_forward() -> None:
+    task = double_task(PLAIN, model=lambda seed: convolutions(2, Doubled()))
+    (tuned,) = tune(task, losses("tanh"), Tuning(meta_steps=2), seed=0)
+    assert tuned.road == "closed form, one at a time: convolutions are no faster stacked"
 
 
 # Several terms, weights, groups

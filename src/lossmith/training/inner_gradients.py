@@ -53,13 +53,16 @@ class InnerGradients:
         Args:
             directions: u for each of the Terms, [P, *z.shape].
         """
-        found = [[np.zeros(len(part)) for part in own] for own in self._phis]
+        found = [np.zeros(sum(map(len, own))) for own in self._phis]
         for position, (term, direction) in enumerate(zip(self._terms, directions, strict=True)):
             gradients = self._mixed(position, term, direction.reshape(len(direction), *term.output.shape))
-            for row, gradient in enumerate(gradients):
+            together = torch.cat(gradients).double().cpu().numpy()
+            end = 0
+            for row, candidate in enumerate(self._candidates):
+                start, end = end, end + len(gradients[row])
                 # One member may be the loss of several Terms.
-                found[row][self._candidates[row].member(position)] += gradient.double().cpu().numpy()
-        return [np.concatenate(own) for own in found]
+                found[row][candidate.parts[candidate.member(position)]] += together[start:end]
+        return found
 
     def _at(self, position: int) -> tuple[list[Loss], list[Tensor]]:
         """The losses of the candidates for the Terms at a position, and their φ."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +18,7 @@ from lossmith.rng import derive_seed, torch_global_scope
 from lossmith.tasks import Task
 from lossmith.training.batches import batch_indices
 from lossmith.training.functional_sgd import Descent
+from lossmith.training.kept import Kept
 from lossmith.training.meta_adam import Vector
 
 
@@ -26,19 +27,20 @@ class Road:
     """By what means meta-gradients are computed; all give the same numbers, up to rounding.
 
     Args:
-        kind: "layers": explicit matrices of a plain perceptron, K = 1 only. "stacked": any model, candidates together
-            by vmap. "alone": any model, one candidate at a time. "forward": the same with products J·v by forward
-            differentiation, which for convolutions takes half the time; K = 1 only.
+        kind: "layers": explicit matrices of a plain perceptron, K = 1 only. "recorded": any model, the pass at θ0
+            recorded once and its Jacobian applied to all candidates; K = 1 only. "stacked": any model, candidates
+            together by vmap. "alone": any model, one candidate at a time. "forward": the same with products J·v by
+            forward differentiation, which for convolutions takes half the time; K = 1 only.
         chunk: how many candidates are computed together at most.
         why: why they are computed one at a time.
     """
 
-    kind: Literal["layers", "stacked", "alone", "forward"] = "alone"
+    kind: Literal["layers", "recorded", "stacked", "alone", "forward"] = "alone"
     chunk: int = 1
     why: str = ""
 
     def __str__(self) -> str:
-        how = {"layers": "layer by layer", "stacked": "stacked"}.get(self.kind, "one at a time")
+        how = {"layers": "layer by layer", "stacked": "stacked", "recorded": "recorded"}.get(self.kind, "one at a time")
         return f"{how}: {self.why}" if self.why else how
 
     def chunks(self, count: int) -> tuple[tuple[int, ...], ...]:
@@ -57,6 +59,8 @@ class Unroll:
         descent: the base model's step. length: how many of them, K.
         road: by what means.
         chunks: which candidates are computed together, at most `road.chunk`.
+        dtype: "bfloat16": the candidates' products of a perceptron in float32 are taken in it; losses and φ never are.
+        kept: memory, from one meta-step to the next.
     """
 
     task: Task
@@ -65,6 +69,8 @@ class Unroll:
     length: int
     road: Road = Road()
     chunks: tuple[tuple[int, ...], ...] = ()
+    dtype: str = "float32"
+    kept: Kept = field(default_factory=Kept, repr=False, compare=False)
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,10 @@ from torch import Tensor
 from lossmith.rng import torch_global_scope
 from lossmith.tasks import Terms
 from lossmith.training.functional_network import Network
+from lossmith.training.linearised.step import ThroughRecord
 from lossmith.training.meta_gradient import Draw, Unroll
-from lossmith.training.perceptron import Perceptron, layers_of
+from lossmith.training.perceptron import layers_of
+from lossmith.training.perceptron_step import Perceptron
 
 Back = Callable[[Tensor], list[Tensor]]
 
@@ -42,7 +44,8 @@ class OneStep(Protocol):
 
 def one_step(how: Unroll, drawn: Draw) -> OneStep:
     """By the road that was chosen."""
-    return ThroughLayers(how, drawn) if how.road.kind == "layers" else ThroughNetwork(how, drawn)
+    ways: dict[str, Callable[[Unroll, Draw], OneStep]] = {"layers": ThroughLayers, "recorded": ThroughRecord}
+    return ways.get(how.road.kind, ThroughNetwork)(how, drawn)
 
 
 class ThroughNetwork:
@@ -80,12 +83,14 @@ class ThroughLayers:
     """Through a plain perceptron, with explicit matrices."""
 
     def __init__(self, how: Unroll, drawn: Draw) -> None:
-        (x, y), self._fitness = drawn.train[0], drawn.fitness
-        layers = layers_of(how.task, drawn.model)
-        self._perceptron = Perceptron(layers, x, rate=how.descent.first_lr, decay=how.descent.sgd.weight_decay)
+        (x, y), (after, self._target) = drawn.train[0], drawn.fitness
+        layers, descent = layers_of(how.task, drawn.model), how.descent
+        rate, decay, own = descent.first_lr, descent.sgd.weight_decay, layers[0].linear.weight.dtype
+        dtype = torch.bfloat16 if how.dtype == "bfloat16" and own == torch.float32 else own
+        self._perceptron = Perceptron(layers, x, after, rate=rate, decay=decay, kept=how.kept, dtype=dtype)
         self.terms: tuple[Terms, ...] = (Terms(self._perceptron.output, y),)
 
     def step(self, deltas: Sequence[Tensor]) -> tuple[Terms, Back]:
-        (delta,), (x, y) = deltas, self._fitness
-        output, back = self._perceptron.step(delta, x)
+        (delta,), y = deltas, self._target
+        output, back = self._perceptron.step(delta)
         return Terms(output, y.expand(len(delta), *y.shape)), lambda after: [back(after)]

@@ -23,11 +23,15 @@ from lossmith.training.closed_form import closed_form
 from lossmith.training.functional_network import Network
 from lossmith.training.meta_gradient import Draw, MetaGradient, Road, Unroll
 from lossmith.training.perceptron import layers_of
+from lossmith.training.perceptron_step import stack_size
 from lossmith.training.tunable import Tunable
 from lossmith.training.unrolled import unrolled
 
 STACK = 32  # candidates at most in one stack
-LARGE = 50_000  # trainable parameters from which a core's cache does better with one candidate than with a stack
+MIDDLE, LARGE = 50_000, 500_000  # trainable parameters from which a core does as well with a small stack, with none
+MIDDLE_STACK = 8
+IMAGES = 6  # candidates in a stack of networks with convolutions: more of their images leave the cache
+WIDE = 16  # channels that fill a vector register: from here on a convolution of one group per candidate is no faster
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _NO_SECOND_DERIVATIVE = (
     "tuning differentiates twice through the model, and that failed ({}): use layers that have a second derivative, or "
@@ -55,37 +59,56 @@ def choose_road(how: Unroll, drawn: Draw, count: int) -> Road:
         TaskError: the model has no second derivative, so no road is open.
     """
     preferred = _preferred(how, drawn, count)
-    if preferred.kind == "alone":
+    if preferred[0].kind == "alone":
         _plain(how, drawn, wide=False)
-        return preferred
+        return preferred[0]
     wide, tolerance = True, 1e-9
     try:
         # In float64, where rounding cannot be mistaken for an error; not every model can be had in it.
         plain = _plain(how, drawn, wide=True)
     except TaskError:
         plain, wide, tolerance = _plain(how, drawn, wide=False), False, 1e-3
+    why = ""
+    for road in preferred:
+        reason = _why_not(how, drawn, road, plain, wide=wide, tolerance=tolerance)
+        if not reason:
+            return replace(road, why=road.why or why)
+        why = why or road.why or reason
+    return Road(why=why)
+
+
+def _why_not(
+    how: Unroll, drawn: Draw, road: Road, plain: Sequence[MetaGradient], *, wide: bool, tolerance: float
+) -> str:
+    """Why a road is not open; empty where it is."""
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*performance drop")  # of a layer that vmap can only loop over
-            found = _trial(how, drawn, preferred, wide=wide)
+            found = _trial(how, drawn, road, wide=wide)
     except Exception as error:
-        return Road(why=preferred.why or f"{preferred} it fails ({_gist(error)})")
+        return f"{road} it fails ({_gist(error)})"
     agree = all(_agree(a, b, tolerance) for a, b in zip(plain, found, strict=True))
-    return preferred if agree else Road(why=preferred.why or f"{preferred} it gives other numbers")
+    return "" if agree else f"{road} it gives other numbers"
 
 
-def _preferred(how: Unroll, drawn: Draw, count: int) -> Road:
+def _preferred(how: Unroll, drawn: Draw, count: int) -> list[Road]:
+    """Roads in the order in which they are tried."""
     model, cpu = drawn.model, how.task.device.type == "cpu"
-    if how.length == 1 and how.descent.clip is None and layers_of(how.task, model):
-        return Road("layers", STACK)
-    convolutions = any(isinstance(module, _CONVOLUTIONS) for module in model.modules())
+    if how.length == 1 and how.descent.clip is None and (layers := layers_of(how.task, model)):
+        return [Road("layers", stack_size(layers, how.task.recipe.batch_size) if cpu else STACK)]
+    convolutions = [module for module in model.modules() if isinstance(module, _CONVOLUTIONS)]
     if cpu and convolutions:
-        return Road("forward" if how.length == 1 else "alone", why="convolutions are no faster stacked")
+        one = "convolutions are no faster stacked"
+        if how.length > 1:
+            return [Road("alone", why=one)]
+        thin = all(module.in_channels // module.groups < WIDE for module in convolutions)
+        return [*([Road("recorded", IMAGES)] if thin else []), Road("recorded", why=one), Road("forward", why=one)]
     if count == 1:
-        return Road(why="there is only one candidate")
-    if cpu and sum(p.numel() for p in model.parameters() if p.requires_grad) > LARGE:
-        return Road(why="layers of this size are no faster stacked")
-    return Road("stacked", STACK)
+        return [Road(why="there is only one candidate")]
+    size = sum(p.numel() for p in model.parameters() if p.requires_grad) if cpu else 0
+    if size > LARGE:
+        return [Road(why="layers of this size are no faster stacked")]
+    return [Road("stacked", MIDDLE_STACK if size > MIDDLE else STACK)]
 
 
 def _plain(how: Unroll, drawn: Draw, *, wide: bool) -> list[MetaGradient]:

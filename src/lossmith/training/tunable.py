@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, pairwise
 
 import numpy as np
 import torch
@@ -55,8 +57,13 @@ class Tunable:
 
     def split(self, phi: Vector) -> list[Vector]:
         """φ of each member."""
-        ends = np.cumsum([len(member.kernel.phi) for member in self.members])
-        return np.split(phi, ends[:-1])
+        return [phi[part] for part in self.parts]
+
+    @cached_property
+    def parts(self) -> tuple[slice, ...]:
+        """Where φ of each member is in φ."""
+        ends = accumulate((len(member.kernel.phi) for member in self.members), initial=0)
+        return tuple(slice(a, b) for a, b in pairwise(ends))
 
     def with_phi(self, phi: Vector) -> Loss | LossSet:
         """The loss as it was given, but for φ. It loses its name: it is no longer what bears that name."""
