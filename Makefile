@@ -59,6 +59,10 @@ chaos: $(VENV)/.installed-dev
 	$(BIN)/pytest -m chaos -n0
 
 bench: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/engine.py
+	$(BIN)/python benchmarks/engine_costs.py
+	$(BIN)/python benchmarks/workers.py
+	$(BIN)/python benchmarks/bfloat16.py
 	$(BIN)/python benchmarks/tree_losses.py
 	$(BIN)/python benchmarks/search.py
 	$(BIN)/python benchmarks/recover_rule.py

@@ -17,6 +17,7 @@ from lossmith.evaluation.rejection import Rows, optimise_outputs
 from lossmith.evaluation.screens import Screened, initial_rows, screen
 from lossmith.losses import Loss, LossSet, Ratio, Tree, loss, to_json
 from lossmith.losses.parser import parse
+from lossmith.losses.population_loss import PopulationLoss
 from lossmith.records import Evaluation, Request, Screening
 from lossmith.tasks import Adam, Task, Terms
 from lossmith.tasks.metrics import Metric, log_loss
@@ -150,7 +151,7 @@ def test_the_gradient_of_every_kind_of_loss() -> None:
         Loss(Tree(parse("3"))),
     ]
     outputs = torch.stack([start.output + i for i in range(len(kinds))])
-    values, deltas = rejection.values_and_deltas(kinds, outputs, start, progress=0.5)
+    values, deltas = rejection.values_and_deltas(PopulationLoss(kinds), outputs, start, progress=0.5)
     for one, z, value, delta in zip(kinds, outputs, values, deltas, strict=True):
         z = z.clone().requires_grad_()
         expected = one(z, start.target, progress=0.5)

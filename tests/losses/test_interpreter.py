@@ -173,6 +173,30 @@ def test_tanh_is_accurate_in_float32() -> None:
     assert value[0].isnan()
 
 
+def units_off(found: Tensor, exact: Tensor) -> Tensor:
+    """The distance in units in the last place of float32."""
+    unit = torch.from_numpy(np.spacing(exact.abs().float().numpy())).double()
+    return (found.double() - exact).abs() / unit
+
+
+def test_exp_and_log_are_accurate_in_float32() -> None:
+    x = torch.cat(
+        [torch.linspace(-87.3, 88.7, 100001), torch.logspace(-30, 1.9, 5000), -torch.logspace(-30, 1.9, 5000)]
+    )
+    value, slope = interpreted(tree("exp(p)"), {"p": x}, {"p": torch.ones_like(x)})
+    assert units_off(value, x.double().exp()).max() < 1.2
+    assert torch.equal(value, slope)
+    x = torch.cat([torch.logspace(-6.9, 38, 50001), torch.linspace(0.5, 2, 50001)])
+    value, _ = interpreted(tree("protected_log(p)"), {"p": x}, {"p": torch.ones_like(x)})
+    assert units_off(value, x.double().log()).max() < 1.0
+    x = torch.tensor([0.0, -0.0, math.inf, -math.inf, math.nan, 88.8, 1e30, -1e30, -104.5, -95.0, -103.5])
+    value, _ = interpreted(tree("exp(p)"), {"p": x}, {"p": torch.ones_like(x)})
+    torch.testing.assert_close(value, x.double().exp().float(), rtol=1e-6, atol=1.5e-45, equal_nan=True)
+    x = torch.tensor([1.0, math.inf, math.nan, 3.4e38])
+    value, _ = interpreted(tree("protected_log(p)"), {"p": x}, {"p": torch.ones_like(x)})
+    torch.testing.assert_close(value, x.log(), rtol=1e-6, atol=0, equal_nan=True)
+
+
 KERNELS = (*random_trees(EVOMAL, 12, seed=5), tree("n*tau - 1"), tree("t"), tree("exp(n)*p^tau"))
 
 

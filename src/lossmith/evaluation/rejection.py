@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from lossmith.evaluation.rejection_kernel import adam_step
 from lossmith.losses import Loss
-from lossmith.losses.delta import population_value_and_delta, value_and_delta
+from lossmith.losses.delta import value_and_delta
+from lossmith.losses.population_loss import PopulationLoss
 from lossmith.training.meta_adam import BETAS, EPS
 
 
@@ -41,7 +44,7 @@ class Optimised:
 
 
 def values_and_deltas(
-    losses: Sequence[Loss], outputs: Tensor, rows: Rows, progress: float = 0.0
+    losses: PopulationLoss, outputs: Tensor, rows: Rows, progress: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """Every loss and its gradient ∂M/∂z at outputs of its own.
 
@@ -52,10 +55,10 @@ def values_and_deltas(
         Values `[P]` and deltas `[P, N, C]`.
     """
     if rows.group is None:
-        return population_value_and_delta(losses, outputs, rows.target, rows.weight, progress)
+        return losses(outputs, rows.target, rows.weight, progress)
     found = [
         value_and_delta(loss, z, rows.target, rows.weight, progress, group=rows.group)
-        for loss, z in zip(losses, outputs, strict=True)
+        for loss, z in zip(losses.losses, outputs, strict=True)
     ]
     return torch.stack([value for value, _ in found]), torch.stack([delta for _, delta in found])
 
@@ -70,29 +73,25 @@ def optimise_outputs(losses: Sequence[Loss], rows: Rows, *, lrs: Sequence[float]
         losses: P of them. rows: where to start, and the targets. lrs: learning rate of each. steps: of Adam, ≥ 1.
     """
     found: list[Optimised | None] = [None] * len(losses)
-    left = list(range(len(losses)))
-    z = rows.output.expand(len(losses), *rows.output.shape).clone()  # [P, N, C]
-    m, v = torch.zeros_like(z), torch.zeros_like(z)
-    lr = z.new_tensor(list(lrs))[:, None, None]
+    left, population = np.arange(len(losses)), PopulationLoss(losses)
+    # Row after row of one output, [P, C, N], as the compiled losses like it.
+    z = np.repeat(np.ascontiguousarray(rows.output.numpy().T)[None], len(losses), 0)
+    m, v = np.zeros_like(z), np.zeros_like(z)
+    lr = np.array(lrs, z.dtype)
     for step in range(1, steps + 1):
-        values, delta = values_and_deltas([losses[i] for i in left], z, rows, (step - 1) / steps)
-        largest = delta.flatten(1).abs().amax(1)
-        finite = torch.isfinite(values) & torch.isfinite(largest.square())  # Adam squares it
-        if not bool(finite.all()):
-            for place in (~finite).nonzero().flatten().tolist():
-                found[left[place]] = Optimised(None, step)
-            kept = finite.nonzero().flatten()
-            left = [left[place] for place in kept.tolist()]
-            if not left:
+        outputs = torch.from_numpy(z).transpose(1, 2)
+        values, delta = values_and_deltas(population, outputs, rows, (step - 1) / steps)
+        slope = np.ascontiguousarray(delta.transpose(1, 2).numpy())
+        finite = np.empty(len(left), bool)
+        flat = [x.reshape(len(left), -1) for x in (z, m, v, slope)]
+        adam_step(*flat, values.numpy(), lr, BETAS, EPS, step, finite)
+        if not finite.all():
+            for i in left[~finite]:
+                found[i] = Optimised(None, step)
+            left, z, m, v, lr = (x[finite] for x in (left, z, m, v, lr))
+            if not len(left):
                 break
-            z, m, v, lr, delta = (x.index_select(0, kept) for x in (z, m, v, lr, delta))
-        # Plain products and sums, which round alike in every lane: fused ones would let a candidate's last bit depend
-        # on its place in the population.
-        m.mul_(BETAS[0]).add_(delta * (1 - BETAS[0]))
-        v.mul_(BETAS[1]).add_(delta.mul_(delta).mul_(1 - BETAS[1]))
-        down = (v / (1 - BETAS[1] ** step)).sqrt_().add_(EPS)
-        z.sub_((m / (1 - BETAS[0] ** step)).mul_(lr).div_(down))
+            population = population.keep(finite.nonzero()[0].tolist())
     for place, i in enumerate(left):
-        finite_end = bool(torch.isfinite(z[place]).all())
-        found[i] = Optimised(z[place] if finite_end else None, steps)
+        found[i] = Optimised(torch.from_numpy(z[place].T.copy()) if np.isfinite(z[place]).all() else None, steps)
     return [one for one in found if one is not None]

@@ -32,6 +32,7 @@ from lossmith.evaluation.plan import Plan
 from lossmith.evaluation.rejection import Optimised, Rows, optimise_outputs, values_and_deltas
 from lossmith.evaluation.requested import crashed, grouped, isolated, members, on_device, with_prior
 from lossmith.losses import Loss, LossSet
+from lossmith.losses.population_loss import PopulationLoss
 from lossmith.records import OK, Evaluation, Request, Screening, Status, canonical_json, content_hash
 from lossmith.rng import torch_global_scope
 from lossmith.tasks import AnyTask, Task
@@ -145,14 +146,15 @@ def _at_start(loss: Loss | LossSet, rows: Rows, screening: Screening) -> Screene
 
 def _looked_at(loss: Loss | LossSet, rows: Rows, screening: Screening) -> Screened:
     first = members(loss)[0]
-    (value,), (delta,) = values_and_deltas([first], rows.output[None], rows)
+    ready = PopulationLoss([first])
+    (value,), (delta,) = values_and_deltas(ready, rows.output[None], rows)
     for what, numbers in (("value", value), ("gradient", delta)):
         if not bool(torch.isfinite(numbers).all()):
             sentence = f"its {what} at the outputs of an untrained network is not finite"
             return Screened(Status("screened", "non_finite", sentence))
     times = (0.0, 0.5, 1.0) if "tau" in first.reads else (0.0,)
     exact = rows.output.double()[None]
-    deltas = [values_and_deltas([first], exact, rows, tau)[1][0] for tau in times]
+    deltas = [values_and_deltas(ready, exact, rows, tau)[1][0] for tau in times]
     signed = screening.gradient_equivalence and isinstance(loss, Loss)
     product = {"gradients": gradient_signature(deltas)} if signed else {}
     bar = NO_GRADIENT * max(1.0, abs(value.item()))

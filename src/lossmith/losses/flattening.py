@@ -138,6 +138,9 @@ def _flat(program: Program, parameters: tuple[str, ...]) -> Flat | None:
         a, b = args[0], args[-1]
         if opcode == machine.POW and uniform[b]:
             opcode = machine.TUNED if tuned[b] else machine.WHOLE
+        if opcode == machine.MUL and uniform[a] != uniform[b]:
+            opcode = machine.SCALE
+            a, b = (b, a) if uniform[a] else (a, b)
         act = moving[a] * machine.A + (len(args) > 1 and moving[b]) * machine.B
         pulled = tuned[a] * machine.A + (len(args) > 1 and tuned[b]) * machine.B
         code.append((opcode, act, a, b, pulled))

@@ -72,20 +72,20 @@ class Population:
     def __len__(self) -> int:
         return len(self.programs)
 
-    def values(self, x: Array, scalars: Sequence[float] = (0.0, 0.0), *, phi: Array | None = None) -> Array:
+    def values(self, x: Array, scalars: tuple[float, float] = (0.0, 0.0), *, phi: Array | None = None) -> Array:
         """ℓ of every program, [P, M].
 
         Args:
             x: inputs [I, M], or [P, I, M] for each program its own; float32 or float64, in which ℓ is computed.
             scalars: (n, τ). phi: parameters of all programs one after the other.
         """
-        x, dx = self._checked(x, len(self.reads)), np.empty((1, 0, 0), x.dtype)
-        values = np.empty((len(self), x.shape[2]), x.dtype)
-        self._run(x, dx, scalars, phi, values, np.empty((0, 0), x.dtype))
+        moving, resting = self._parted(x)
+        values = np.empty((len(self), moving.shape[2]), x.dtype)
+        self.run(moving, resting, moving, self._own, values, values[:, :0], scalars, phi)
         return values
 
     def values_and_slopes(
-        self, x: Array, dx: Array, scalars: Sequence[float] = (0.0, 0.0), *, phi: Array | None = None
+        self, x: Array, dx: Array, scalars: tuple[float, float] = (0.0, 0.0), *, phi: Array | None = None
     ) -> tuple[Array, Array]:
         """ℓ and its slopes along the tangents, each [P, M].
 
@@ -93,13 +93,13 @@ class Population:
             x, scalars, phi: as for `values`.
             dx: tangents of the first `moving` inputs, [J, M] or [P, J, M].
         """
-        x, dx = self._checked(x, len(self.reads)), self._checked(dx, self.moving, x)
-        values, slopes = np.empty((2, len(self), x.shape[2]), x.dtype)
-        self._run(x, dx, scalars, phi, values, slopes)
+        (moving, resting), dx = self._parted(x), self._checked(dx, self.moving, x)
+        values, slopes = np.empty((2, len(self), x.shape[-1]), x.dtype)
+        self.run(moving, resting, dx, self._own, values, slopes, scalars, phi)
         return values, slopes
 
     def mixed(
-        self, x: Array, dx: Array, weight: Array, scalars: Sequence[float] = (0.0, 0.0), *, phi: Array | None = None
+        self, x: Array, dx: Array, weight: Array, scalars: tuple[float, float] = (0.0, 0.0), *, phi: Array | None = None
     ) -> list[Array]:
         """∂/∂φ Σ_m weight_m · slope_m, one array [K] per program.
 
@@ -110,20 +110,55 @@ class Population:
         Raises:
             LossError: arrays whose shapes do not fit the programs or one another.
         """
-        x, dx = self._checked(x, len(self.reads)), self._checked(dx, self.moving, x)
+        (moving, resting), dx = self._parted(x), self._checked(dx, self.moving, x)
         weight = self._checked(np.atleast_2d(weight)[:, None], 1, x)[:, 0]
+        return self.run_mixed(moving, resting, dx, self._own, weight, scalars, phi)
+
+    @property
+    def _own(self) -> Array:
+        return np.arange(self.moving)
+
+    def run(
+        self,
+        x: Array,
+        rest: Array,
+        dx: Array,
+        along: Array,
+        values: Array,
+        slopes: Array,
+        scalars: tuple[float, float],
+        phi: Array | None,
+    ) -> None:
+        """ℓ and its slopes, written to `values` and `slopes` [P, M] (no slopes where that is [P, 0]).
+
+        Args:
+            x, rest, dx, along: as `interpreter_kernel.run` takes them, unchecked; contiguous, of one type.
+            scalars, phi: as for `values`.
+        """
+        arrays = (self.programs, self.code, self.leaves, self.constants, scalars)
+        machine.run(*arrays, self._phi(phi), x, rest, dx, along, values, slopes)
+
+    def run_mixed(
+        self,
+        x: Array,
+        rest: Array,
+        dx: Array,
+        along: Array,
+        weight: Array,
+        scalars: tuple[float, float],
+        phi: Array | None,
+    ) -> list[Array]:
+        """`mixed`, of arrays as for `run`; weight: [1 or P, M]."""
         phi = self._phi(phi)
         gradient = np.empty(phi.shape, x.dtype)
-        arrays = (self.programs, self.code, self.leaves, self.constants, np.asarray(scalars, np.float64))
-        machine.run_mixed(*arrays, phi, x, dx, weight, gradient)
+        arrays = (self.programs, self.code, self.leaves, self.constants, scalars)
+        machine.run_mixed(*arrays, phi, x, rest, dx, along, weight, gradient)
         ends = np.cumsum((0, *self.sizes))
         return [gradient[a:b] for a, b in pairwise(ends)]
 
-    def _run(
-        self, x: Array, dx: Array, scalars: Sequence[float], phi: Array | None, values: Array, slopes: Array
-    ) -> None:
-        arrays = (self.programs, self.code, self.leaves, self.constants, np.array(scalars, np.float64))
-        machine.run(*arrays, self._phi(phi), x, dx, values, slopes)
+    def _parted(self, x: Array) -> tuple[Array, Array]:
+        x = self._checked(x, len(self.reads))
+        return np.ascontiguousarray(x[:, : self.moving]), np.ascontiguousarray(x[:, self.moving :])
 
     def _checked(self, x: Array, rows: int, like: Array | None = None) -> Array:
         """An array as [1 or P, rows, M], contiguous; the compiled code looks at no shapes."""
@@ -169,14 +204,14 @@ def _population(kernels: tuple[Kernel, ...], tunable: bool) -> Population:
     reads = (*moving, *(name for name in RESTING if name in read))
     programs: list[tuple[int, ...]] = []
     code: list[tuple[int, ...]] = []
-    leaves: list[tuple[int, int, int]] = []
+    leaves: list[tuple[int, int]] = []
     constants: list[float] = []
     offset = 0
     for flat in flats:
         first, start = len(leaves), len(code)
         for leaf in flat.leaves:
             constants.append(leaf if isinstance(leaf, float) else 0.0)
-            leaves.append(_leaf(leaf, reads))
+            leaves.append(_leaf(leaf, reads, len(moving)))
         code.extend(flat.code)
         ends = (first, len(leaves), start, start + flat.uniform, len(code))
         programs.append((*ends, flat.root, int(flat.sloped), offset))
@@ -189,16 +224,18 @@ def _population(kernels: tuple[Kernel, ...], tunable: bool) -> Population:
         np.array([number for kernel in kernels for number in kernel.phi] if tunable else [], np.float64),
         np.array(programs, np.int64).reshape(-1, 8),
         np.array(code, np.int64).reshape(-1, 5),
-        np.array(leaves, np.int64).reshape(-1, 3),
+        np.array(leaves, np.int64).reshape(-1, 2),
         np.array(constants, np.float64),
     )
 
 
-def _leaf(leaf: float | str | int, reads: tuple[str, ...]) -> tuple[int, int, int]:
+def _leaf(leaf: float | str | int, reads: tuple[str, ...], moving: int) -> tuple[int, int]:
+    """Kind and row of a leaf."""
     if isinstance(leaf, float):
-        return machine.CONSTANT, 0, 0
+        return machine.CONSTANT, 0
     if isinstance(leaf, int):
-        return machine.PARAMETER, leaf, 0
+        return machine.PARAMETER, leaf
     if leaf in SCALARS:
-        return machine.SCALAR, SCALARS.index(leaf), 0
-    return machine.INPUT, reads.index(leaf), int(leaf in MOVING)
+        return machine.SCALAR, SCALARS.index(leaf)
+    place = reads.index(leaf)
+    return (machine.MOVING, place) if place < moving else (machine.RESTING, place - moving)

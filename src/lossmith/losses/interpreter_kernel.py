@@ -3,9 +3,9 @@
 """The compiled part of the interpreter: loss programs run over blocks of elements (numba).
 
 One call runs every program of a population over all its elements. An instruction is decoded once per block and then
-works on `BLOCK` elements in a plain loop, which the compiler turns into vector instructions; a block's rows of values
-and slopes stay in the cache. Compiled on first use for each precision and kept in numba's cache (in the package, or in
-the user's cache folder where the package is read-only), so once per installation.
+works on at most `BLOCK` elements in a plain loop, which the compiler turns into vector instructions; a block's rows of
+values and slopes stay in the cache. Compiled on first use for each precision and kept in numba's cache (in the package,
+or in the user's cache folder where the package is read-only), so once per installation.
 
 Every branch of `_step` is the value and the derivative of one primitive of `losses.primitives` exactly as autograd has
 them: a clamp passes the slope at its edge and above, not below; a tie of min and max shares it; |x| has slope 0 at 0.
@@ -15,50 +15,134 @@ Everything is in one file because the cache is renewed by looking at the file of
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Set
+from functools import partial
 from typing import Any
 
 import numba
 import numpy as np
+from numba.extending import overload
 
 from lossmith.losses.inputs import PROTECTION
 
-BLOCK = 256  # elements per instruction: long enough to forget its decoding, short enough for the first-level cache
-ADD, SUB, MUL, DIV, NEG, POW, WHOLE, TUNED, LOG, SQRT, EXP, SQUARE, ABS, SIGN, TANH, MIN, MAX, AQ = range(18)
-"""Opcodes. WHOLE is a power whose exponent is one number, exact where that is whole; TUNED one that follows φ, exact
-where it is whole unless a derivative by φ is taken."""
-CONSTANT, PARAMETER, SCALAR, INPUT = range(4)  # kinds of leaves
+PAD = 48
+BLOCK = 640  # elements per instruction: long enough to forget its decoding, short enough for the first-level cache
+ADD, SUB, MUL, DIV, NEG, POW, WHOLE, TUNED, LOG, SQRT, EXP, SQUARE, ABS, SIGN, TANH, MIN, MAX, AQ, SCALE = range(19)
+"""Opcodes. SCALE is a product whose second factor is one number. WHOLE is a power whose exponent is one number, exact
+where that is whole; TUNED one that follows φ, exact where it is whole unless a derivative by φ is taken."""
+CONSTANT, PARAMETER, SCALAR, MOVING, RESTING = range(5)  # kinds of leaves; the first three are one number each
+LANES = 16  # numbers in the longest vector of today's processors
+NOTHING, ONES = -1, -2  # tangents that need no row of their own: all zeros, all ones
 A, B, BOTH = 1, 2, 3  # which arguments of an instruction have a slope, or depend on φ
 
 
-def compiled(function: Callable[..., Any]) -> Any:
-    """The function compiled on first use, and kept on disk if there is any place that can be written to."""
+def compiled(function: Callable[..., Any], fastmath: Set[str] = frozenset()) -> Any:
+    """The function compiled on first use, and kept on disk if there is any place that can be written to.
+
+    Args:
+        fastmath: what the compiler may do to arithmetic, as LLVM calls it.
+    """
+    flags = set(fastmath)
     try:
-        return numba.njit(function, cache=True, nogil=True, error_model="numpy")
+        return numba.njit(function, cache=True, nogil=True, error_model="numpy", fastmath=flags)
     except RuntimeError:  # no folder for the cache: compiled anew in every process
-        return numba.njit(function, nogil=True, error_model="numpy")
+        return numba.njit(function, nogil=True, error_model="numpy", fastmath=flags)
+
+
+def exp(x: Any) -> Any:
+    """e^x. In float32 within 1.1 units in the last place, in vector instructions; in float64 the library's."""
+    return math.exp(x)
+
+
+def log(x: Any) -> Any:
+    """log x of a normal positive number, ∞ or NaN. In float32 within 0.9 units in the last place; else as `exp`."""
+    return math.log(x)
+
+
+# Cody & Waite's reduction by ln 2 in two parts, Cephes' polynomials (expf.c, logf.c). Written so that a loop over it
+# becomes vector instructions, which the library's functions never do; a fused product-sum may only gain precision.
+_LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
+_SHIFT = np.float32(3 << 22)  # added to a small number, it leaves that number's nearest integer in the last bits
+_SHIFT_BITS = np.int32(0x4B400000)
+_ROOT_HALF_BITS = np.int32(0x3F3504F3)
+
+
+@overload(exp, jit_options={"fastmath": {"contract"}})
+def _exp(x):
+    if x != numba.float32:
+        return lambda x: math.exp(x)
+    number, integer = np.float32, np.int32
+
+    def single(x):
+        x = number(89) if x > number(89) else x  # beyond, it is ∞ all the same; a NaN stays
+        x = number(-104) if x < number(-104) else x
+        shifted = number(x * number(1.44269504) + _SHIFT)
+        k = shifted - _SHIFT
+        r = (x - k * _LN2_HIGH) - k * _LN2_LOW
+        y = number(1.9875691500e-4)
+        y = y * r + number(1.3981999507e-3)
+        y = y * r + number(8.3334519073e-3)
+        y = y * r + number(4.1665795894e-2)
+        y = y * r + number(1.6666665459e-1)
+        y = y * r + number(5.0000001201e-1)
+        y = y * (r * r) + r + number(1)
+        power = integer(shifted.view(integer) - _SHIFT_BITS)
+        half = integer(power >> 1)  # 2^k in two steps, because it need not be a normal number
+        one, other = integer((half + 127) << 23), integer((power - half + 127) << 23)
+        return number(y * one.view(number) * other.view(number))
+
+    return single
+
+
+@overload(log, jit_options={"fastmath": {"contract"}})
+def _log(x):
+    if x != numba.float32:
+        return lambda x: math.log(x)
+    number, integer = np.float32, np.int32
+
+    def single(x):
+        bits = number(x).view(integer)
+        power = integer(integer(bits - _ROOT_HALF_BITS) >> 23)
+        f = integer(bits - (power << 23)).view(number) - number(1)  # √½ − 1 … √2 − 1
+        k, s = number(power), f * f
+        y = number(7.0376836292e-2)
+        y = y * f + number(-1.1514610310e-1)
+        y = y * f + number(1.1676998740e-1)
+        y = y * f + number(-1.2420140846e-1)
+        y = y * f + number(1.4249322787e-1)
+        y = y * f + number(-1.6668057665e-1)
+        y = y * f + number(2.0000714765e-1)
+        y = y * f + number(-2.4999993993e-1)
+        y = y * f + number(3.3333331174e-1)
+        y = y * f * s + k * _LN2_LOW - number(0.5) * s
+        y = (f + y) + k * _LN2_HIGH
+        return y if x < number(math.inf) else x
+
+    return single
 
 
 @compiled
-def run(programs, code, leaves, constants, scalars, phi, x, dx, values, slopes):
+def run(programs, code, leaves, constants, scalars, phi, x, rest, dx, along, values, slopes):
     """Values [P, M] of every program, and slopes [P, M] unless that array is empty.
 
     Args:
         programs: [P, 8]: first and last + 1 leaf; first, first varying and last + 1 instruction; place of the result
             (leaves before instructions) and whether it has a slope; place of its first parameter in `phi`.
         code: [S, 5]: opcode, arguments with a slope, places of a and b, arguments that depend on φ.
-        leaves: [L, 3]: kind, row or index, whether it has a slope. constants: [L].
+        leaves: [L, 2]: kind, row or index. constants: [L].
         scalars: [n, τ]. phi: parameters of all programs.
-        x: [1 or P, I, M] inputs. dx: [1 or P, J, M] tangents of the first J of them.
+        x: [1 or P, ≥ I, M] inputs that have a tangent. rest: [1 or P, J, M] inputs that have none.
+        dx: [1 or P, ≥ 0, M] tangents. along: [I] the row of `dx` for each input of x, or NOTHING or ONES.
     """
     size, sloped = x.shape[2], slopes.shape[1] > 0
     v, d = _rows(programs, x.dtype)
+    block = _block(size)
     for c in range(programs.shape[0]):
-        xc, dc = x[c if x.shape[0] > 1 else 0], dx[c if dx.shape[0] > 1 else 0]
+        xc, rc, dc = x[c if x.shape[0] > 1 else 0], rest[c if rest.shape[0] > 1 else 0], dx[c if dx.shape[0] > 1 else 0]
         first, last, start, varying, stop, root, moves, _ = programs[c]
-        for begin in range(-BLOCK, size, BLOCK):  # the first round is the uniform instructions
-            m = min(BLOCK, size - begin)
-            _load(programs[c], leaves, constants, scalars, phi, xc, dc, begin, m, sloped, v, d)
+        for begin in range(-block, size, block):  # the first round is the uniform instructions
+            m = min(block, size - begin)
+            _load(programs[c], leaves, constants, scalars, phi, xc, rc, dc, along, begin, m, sloped, v, d)
             for s in range(start if begin < 0 else varying, varying if begin < 0 else stop):
                 act = code[s, 1] if sloped else 0
                 _step(code[s, 0], act, code[s, 2], code[s, 3], last - first + s - start, m, v, d)
@@ -70,7 +154,7 @@ def run(programs, code, leaves, constants, scalars, phi, x, dx, values, slopes):
 
 
 @compiled
-def run_mixed(programs, code, leaves, constants, scalars, phi, x, dx, weight, gradient):
+def run_mixed(programs, code, leaves, constants, scalars, phi, x, rest, dx, along, weight, gradient):
     """gradient ← ∂/∂φ Σ_m weight_m · slope_m of every program: the slopes forward, then one pass back for all of φ.
 
     Args:
@@ -78,34 +162,98 @@ def run_mixed(programs, code, leaves, constants, scalars, phi, x, dx, weight, gr
     """
     size = x.shape[2]
     v, d = _rows(programs, x.dtype)
-    gv, gd = np.zeros_like(v), np.zeros_like(d)  # derivatives of the result by values and by slopes
+    gv, gd = np.empty_like(v), np.empty_like(d)  # derivatives of the result by values and by slopes
+    wide, touched = np.empty(len(v), np.bool_), np.zeros(len(v), np.int64)
     gradient[:] = 0
+    block, round_ = _block(size), 0
     for c in range(programs.shape[0]):
         first, last, start, varying, stop, root, moves, k = programs[c]
-        xc, dc = x[c if x.shape[0] > 1 else 0], dx[c if dx.shape[0] > 1 else 0]
+        if not moves:
+            continue
+        xc, rc, dc = x[c if x.shape[0] > 1 else 0], rest[c if rest.shape[0] > 1 else 0], dx[c if dx.shape[0] > 1 else 0]
         w = weight[c if weight.shape[0] > 1 else 0]
-        inner, count = last - first, last - first + stop - start
-        gv[:count] = 0  # uniform rows gather over all blocks
-        d[:count] = 0  # a row without a slope is read as zeros
-        for begin in range(-BLOCK, size, BLOCK):
-            m = min(BLOCK, size - begin)
-            _load(programs[c], leaves, constants, scalars, phi, xc, dc, begin, m, True, v, d)
+        inner = last - first
+        uniform = inner + varying - start  # rows before are the same for all elements, or inputs
+        _prepare(programs[c], code, leaves, block, wide, d, gv, gd)
+        for begin in range(-block, size, block):
+            m = min(block, size - begin)
+            _load(programs[c], leaves, constants, scalars, phi, xc, rc, dc, along, begin, m, True, v, d)
             for s in range(start if begin < 0 else varying, varying if begin < 0 else stop):
                 op = POW if code[s, 0] == TUNED else code[s, 0]
                 _step(op, code[s, 1], code[s, 2], code[s, 3], inner + s - start, m, v, d)
-            if begin >= 0 and moves:
-                gv[inner + varying - start : count] = 0
-                gd[:count] = 0
-                for i in range(m):
-                    gd[root, i] = w[begin + i]
-                for s in range(stop - 1, varying - 1, -1):
-                    _pull(code[s], inner + s - start, m, v, d, gv, gd)
-        gd[:count] = 0
+            if begin < 0:
+                continue
+            round_ += 1
+            for i in range(m):
+                gv[root, i], gd[root, i] = 0, w[begin + i]
+            touched[root] = round_
+            for s in range(stop - 1, varying - 1, -1):
+                y = inner + s - start
+                if touched[y] != round_:
+                    continue  # nothing that counts depends on it
+                for side in range(2):
+                    arg = code[s, 2 + side]
+                    if code[s, 4] & (A if side == 0 else B) and arg >= uniform and touched[arg] != round_:
+                        touched[arg] = round_
+                        for i in range(m):
+                            gv[arg, i], gd[arg, i] = 0, 0
+                _pull(code[s], y, m, v, d, gv, gd)
+        for y in range(uniform):
+            gv[y, 0] = _total(gv[y], block) if wide[y] else gv[y, 0]
+            gd[y, 0], d[y, 0] = 0, 0
         for s in range(varying - 1, start - 1, -1):
-            _pull(code[s], inner + s - start, BLOCK, v, d, gv, gd)
+            _pull(code[s], inner + s - start, min(1, block), v, d, gv, gd)  # a bare 1 is compiled for itself
         for j in range(inner):
             if leaves[first + j, 0] == PARAMETER:
-                gradient[k + leaves[first + j, 1]] += gv[j].sum()
+                gradient[k + leaves[first + j, 1]] += gv[j, 0]
+
+
+@compiled
+def _prepare(program, code, leaves, block, wide, d, gv, gd):
+    """Zeros where a program gathers over blocks, and as slopes of what has none.
+
+    Rows that are the same for all elements gather in their first number only, unless an instruction that knows nothing
+    of that uses them: those are `wide`.
+    """
+    first, last, start, varying, stop = program[0], program[1], program[2], program[3], program[4]
+    inner = last - first
+    uniform = inner + varying - start
+    wide[: inner + stop - start] = False
+    for s in range(varying, stop):
+        if code[s, 0] != SCALE:
+            wide[code[s, 2]], wide[code[s, 3]] = True, True
+    for y in range(inner + stop - start):
+        moving = leaves[first + y, 0] == MOVING if y < inner else code[start + y - inner, 1] != 0
+        for i in range(block if wide[y] and not moving else 0):
+            d[y, i] = 0
+        for i in range(0 if y >= uniform else block if wide[y] else 1):
+            gv[y, i], gd[y, i] = 0, 0
+
+
+@compiled
+def _total(row, m):
+    """The sum of a row's first m numbers, in lanes; m is a multiple of their number."""
+    lanes = np.zeros(LANES)
+    for i in range(0, m, LANES):
+        for k in range(LANES):
+            lanes[k] += row[i + k]
+    return lanes.sum()
+
+
+@partial(compiled, fastmath={"reassoc", "contract"})
+def _products(g, x, h, y, m):
+    """Σ g·x + h·y over the first m numbers, in lanes."""
+    total = g.dtype.type(0)
+    for i in range(m):
+        total += g[i] * x[i] + h[i] * y[i]
+    return total
+
+
+@compiled
+def _block(size):
+    """Elements per block: at most BLOCK, all blocks about alike."""
+    block = max(1, -(-size // max(1, -(-size // BLOCK))))
+    return -(-block // LANES) * LANES
 
 
 @compiled
@@ -117,24 +265,30 @@ def _rows(programs, dtype):
 
 
 @compiled
-def _load(program, leaves, constants, scalars, phi, x, dx, begin, m, sloped, v, d):
+def _load(program, leaves, constants, scalars, phi, x, rest, dx, along, begin, m, sloped, v, d):
     """The inputs of the block from `begin` on; where that is negative, everything that is the same for all blocks."""
-    first = program[0]
+    first, number = program[0], v.dtype.type
     for j in range(program[1] - first):
         kind, index = leaves[first + j, 0], leaves[first + j, 1]
-        if kind == INPUT and begin >= 0:
+        if kind == MOVING and begin >= 0:
             for i in range(m):
                 v[j, i] = x[index, begin + i]
-            for i in range(m if sloped and leaves[first + j, 2] else 0):
-                d[j, i] = dx[index, begin + i]
-        elif kind != INPUT and begin < 0:
-            number = constants[first + j]
-            if kind == PARAMETER:
-                number = phi[program[7] + index]
-            elif kind == SCALAR:
-                number = scalars[index]
+            tangent = along[index] if sloped else NOTHING
+            if tangent >= 0:
+                for i in range(m):
+                    d[j, i] = dx[tangent, begin + i]
+            elif sloped:
+                d[j, :m] = number(1 if tangent == ONES else 0)
+        elif kind == RESTING and begin >= 0:
             for i in range(m):
-                v[j, i] = number
+                v[j, i] = rest[index, begin + i]
+        elif kind <= SCALAR and begin < 0:
+            single = constants[first + j]
+            if kind == PARAMETER:
+                single = phi[program[7] + index]
+            elif kind == SCALAR:
+                single = scalars[index]
+            v[j, :m] = single
 
 
 @compiled
@@ -142,7 +296,14 @@ def _step(op, act, a, b, y, m, v, d):
     """One instruction on one block: row y of the values v and, where `act` asks for it, of the slopes d."""
     number = v.dtype.type
     zero, half, one, two, low = number(0), number(0.5), number(1), number(2), number(PROTECTION)
-    if op == MUL:
+    if op == SCALE:
+        factor = v[b, 0]
+        for i in range(m):
+            v[y, i] = v[a, i] * factor
+        if act:
+            for i in range(m):
+                d[y, i] = d[a, i] * factor
+    elif op == MUL:
         for i in range(m):
             v[y, i] = v[a, i] * v[b, i]
         if act == BOTH:
@@ -168,28 +329,33 @@ def _step(op, act, a, b, y, m, v, d):
             for i in range(m):
                 d[y, i] = sign * d[b, i]
     elif op == AQ:
-        for i in range(m):
-            v[y, i] = v[a, i] / math.sqrt(one + v[b, i] * v[b, i])
-        if act & A:
+        if not act & B:
             for i in range(m):
-                d[y, i] = d[a, i] / math.sqrt(one + v[b, i] * v[b, i])
-        if act & B:
+                v[y, i] = v[a, i] * (one / math.sqrt(one + v[b, i] * v[b, i]))
+            if act == A:
+                for i in range(m):
+                    d[y, i] = d[a, i] * (one / math.sqrt(one + v[b, i] * v[b, i]))
+        else:
             for i in range(m):
-                root = math.sqrt(one + v[b, i] * v[b, i])
-                d[y, i] = (d[y, i] if act == BOTH else zero) - (v[y, i] / root) * ((v[b, i] / root) * d[b, i])
+                q = one / math.sqrt(one + v[b, i] * v[b, i])
+                z = v[a, i] * q
+                from_a = d[a, i] * q if act & A else zero
+                v[y, i] = z
+                d[y, i] = from_a - (z * q) * ((v[b, i] * q) * d[b, i])
     elif op == DIV:
         for i in range(m):
             x = v[b, i]
             v[y, i] = v[a, i] / ((-low if x < zero else low) if abs(x) < low else x)
-        if act & A:
+        if act == A:
             for i in range(m):
                 x = v[b, i]
                 d[y, i] = d[a, i] / ((-low if x < zero else low) if abs(x) < low else x)
-        if act & B:
+        elif act:
             for i in range(m):
                 x = v[b, i]
-                slope = zero if abs(x) < low else (v[y, i] / x) * d[b, i]
-                d[y, i] = (d[y, i] if act == BOTH else zero) - slope
+                q = one / ((-low if x < zero else low) if abs(x) < low else x)
+                from_a = d[a, i] * q if act & A else zero
+                d[y, i] = from_a - (zero if abs(x) < low else (v[y, i] * q) * d[b, i])
     elif op == MIN or op == MAX:
         sign = one if op == MIN else -one
         for i in range(m):
@@ -228,7 +394,7 @@ def _step(op, act, a, b, y, m, v, d):
     elif op == LOG:
         for i in range(m):
             x = abs(v[a, i])
-            v[y, i] = math.log(low if x < low else x)
+            v[y, i] = log(low if x < low else x)
         if act:
             for i in range(m):
                 d[y, i] = d[a, i] / v[a, i] if abs(v[a, i]) >= low else zero
@@ -251,7 +417,7 @@ def _step(op, act, a, b, y, m, v, d):
                 d[y, i] = (one - v[y, i] * v[y, i]) * d[a, i]
     elif op == EXP:
         for i in range(m):
-            v[y, i] = math.exp(v[a, i])
+            v[y, i] = exp(v[a, i])
         if act:
             for i in range(m):
                 d[y, i] = v[y, i] * d[a, i]
@@ -282,7 +448,7 @@ def _tanh(a, y, m, v):
     number = v.dtype.type
     one, two = number(1), number(2)
     for i in range(m):
-        v[y, i] = math.exp(two * abs(v[a, i]))
+        v[y, i] = exp(two * abs(v[a, i]))
     for i in range(m):
         x = v[a, i]
         s = x * x
@@ -321,7 +487,15 @@ def _pull(instruction, y, m, v, d, gv, gd):
     if not act:
         for i in range(m):  # no slope, so nothing depends on it
             gd[y, i] = zero
-    if op == MUL:
+    if op == SCALE:
+        factor = v[b, 0]
+        if tuned & A:
+            for i in range(m):
+                gv[a, i] += gv[y, i] * factor
+                gd[a, i] += gd[y, i] * factor
+        if tuned & B:
+            gv[b, 0] += _products(gv[y], v[a], gd[y], d[a] if act else v[a], m)
+    elif op == MUL:
         if tuned & A:
             for i in range(m):
                 gv[a, i] += gv[y, i] * v[b, i] + gd[y, i] * d[b, i]

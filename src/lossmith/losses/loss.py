@@ -147,7 +147,7 @@ class Loss(nn.Module):
             if isinstance(self.aggregation, Pairwise):
                 g = None if group is None else self._per_row(group, rows, "group")
                 return pairwise(self.kernel, z, t, weight=w, group=g, num_items=num_items, reduction=self.reduction)
-            prior = None if self.prior is None else z.new_tensor(self.prior)
+            prior = None if self.prior is None else self._on(z, self.prior)
             x = compute_inputs(self.reads, z, t, self.head, prior=prior, progress=progress, weight=w)
             value = self._full(self.kernel.value(x), z)
             if isinstance(self.aggregation, Ratio):
@@ -196,7 +196,16 @@ class Loss(nn.Module):
 
     def _full(self, value: Tensor | float, z: Tensor) -> Tensor:
         shape = (*z.shape, 2) if self.head == "sigmoid" else z.shape
-        return torch.as_tensor(value, dtype=z.dtype, device=z.device).expand(shape)
+        if not isinstance(value, Tensor) or value.device != z.device:  # a number
+            value = z.new_full((), float(value))
+        return value.to(z.dtype).expand(shape)
+
+    @staticmethod
+    def _on(z: Tensor, numbers: Sequence[float]) -> Tensor:
+        """Numbers as a tensor beside z; made there, because a copy to a GPU waits for it."""
+        if z.device.type == "cpu":
+            return z.new_tensor(numbers)
+        return torch.stack([z.new_full((), number) for number in numbers])
 
     def _encode(self, z: Tensor, target: Tensor, rows: torch.Size, weight: Tensor | None) -> Tensor:
         """Targets as [N, C] in the output's dtype, smoothed."""

@@ -8,20 +8,35 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from lossmith.errors import LossError
 from lossmith.losses import Loss
-from lossmith.losses.delta import population_value_and_delta, value_and_delta
+from lossmith.losses.delta import value_and_delta
+from lossmith.losses.population_loss import PopulationLoss
 from lossmith.records import Status
 from lossmith.tasks import Terms
 from lossmith.training.judging import crashed
 
 
+def made_ready(losses: Sequence[Loss]) -> PopulationLoss | None:
+    """The losses of a population, prepared for step after step; None where one of them cannot be."""
+    try:
+        return PopulationLoss(losses)
+    except LossError:
+        return None  # it says so again, of itself alone, when it is asked for its value
+
+
 def values_and_deltas(
-    losses: Sequence[Loss], terms: Terms, tau: float | Tensor, *, isolate: bool = True
+    losses: Sequence[Loss],
+    terms: Terms,
+    tau: float | Tensor,
+    *,
+    ready: PopulationLoss | None = None,
+    isolate: bool = True,
 ) -> tuple[Tensor, Tensor, dict[int, Status]]:
     """Values and derivatives by the output of each candidate's loss.
 
     Args:
-        losses: one per candidate.
+        losses: one per candidate. ready: the same, if they are.
         terms: outputs [P, ..., C], everything else shared.
         tau: training progress.
         isolate: False has a loss that raises raise.
@@ -31,16 +46,17 @@ def values_and_deltas(
         raised; its value is NaN, its δ zero. `KeyboardInterrupt` passes through.
     """
     try:
-        return *_together(losses, terms, tau), {}
+        return *_together(losses, ready or PopulationLoss(losses), terms, tau), {}
     except (Exception, SystemExit):
         if not isolate:
             raise
-    # Contiguous whatever the outputs are: sums over derivatives are rounded by how these lie in memory.
-    values, deltas = terms.output.new_full((len(losses),), torch.nan), terms.output.new_zeros(terms.output.shape)
+    # As the outputs lie in memory: sums over derivatives are rounded by that.
+    output = terms.output.detach()
+    values, deltas = output.new_full((len(losses),), torch.nan), torch.zeros_like(output)
     failed: dict[int, Status] = {}
     for i, loss in enumerate(losses):
         try:
-            found, delta = _together((loss,), replace(terms, output=terms.output[i : i + 1]), tau)
+            found, delta = _together((loss,), PopulationLoss((loss,)), replace(terms, output=output[i : i + 1]), tau)
         except (Exception, SystemExit) as error:
             failed[i] = crashed(error)
         else:
@@ -48,13 +64,15 @@ def values_and_deltas(
     return values, deltas, failed
 
 
-def _together(losses: Sequence[Loss], terms: Terms, tau: float | Tensor) -> tuple[Tensor, Tensor]:
+def _together(
+    losses: Sequence[Loss], ready: PopulationLoss, terms: Terms, tau: float | Tensor
+) -> tuple[Tensor, Tensor]:
     output = terms.output.detach()
     z = output if output.dtype in (torch.float32, torch.float64) else output.float()
     by_row = None if terms.group is not None else _by_row(z, terms.target, terms.weight)
     if by_row is not None:
         z, target, weight = by_row
-        values, deltas = population_value_and_delta(losses, z, target, weight, tau)
+        values, deltas = ready(z, target, weight, tau)
     else:
         pairs = [
             value_and_delta(loss, one, terms.target, terms.weight, tau, group=terms.group)

@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from lossmith.losses import Loss, LossSet
+from lossmith.losses.population_loss import PopulationLoss
 from lossmith.records import OK, Split, Status
 from lossmith.rng import torch_global_scope
 from lossmith.tasks import Task, Terms
 from lossmith.training.judging import crashed, judged_against_chance, measured
 from lossmith.training.population.company import same_bits
 from lossmith.training.population.compiled import CompiledPass
-from lossmith.training.population.deltas import values_and_deltas
+from lossmith.training.population.deltas import made_ready, values_and_deltas
 from lossmith.training.population.graphs import Capture, CapturedSteps, CudaCapture, Number, why_not_recorded
 from lossmith.training.population.network import PopulationNetwork
 from lossmith.training.population.optimizers import stacked_optimizer
@@ -128,7 +129,8 @@ class _Run:
     def _set_living(self, places: list[int]) -> None:
         self.living = places
         self._living_index = torch.tensor(places, dtype=torch.int64, device=self.task.device)
-        self._members: dict[int, tuple[Loss, ...]] = {}  # position of the Terms → the loss of each living candidate
+        # position of the Terms → the loss of each living candidate, and all of them made ready
+        self._members: dict[int, tuple[tuple[Loss, ...], PopulationLoss | None]] = {}
 
     def to_the_end(self, on_step: Callable[[int], None] | None) -> list[Trained]:
         """All steps, and the measurements at the end."""
@@ -191,10 +193,12 @@ class _Run:
         living, index = self.living, self._living_index
         if position not in self._members:
             sets = [self.losses[self.candidates[place]] for place in living]
-            self._members[position] = tuple(losses[min(position, len(losses) - 1)] for losses in sets)
+            members = tuple(losses[min(position, len(losses) - 1)] for losses in sets)
+            self._members[position] = members, made_ready(members)
+        members, ready = self._members[position]
         everybody = len(living) == len(self.candidates)
         own = term if everybody else replace(term, output=term.output.detach().index_select(0, index))
-        values, deltas, failed = values_and_deltas(self._members[position], own, tau, isolate=not recording)
+        values, deltas, failed = values_and_deltas(members, own, tau, ready=ready, isolate=not recording)
         for i, status in failed.items():
             self._end(living[i], status, self.done - 1)
         if everybody:
