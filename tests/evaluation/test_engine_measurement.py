@@ -80,4 +80,4 @@ def test_of_equals_the_smaller_chunk() -> None:
     assert fastest([found[0], replace(found[1], seconds=1.1e-3), found[2]]).plan.chunk == 16
     lines: Any = table(found).splitlines()
     assert [line.split("  ")[1] for line in lines[1:]] == ["sequential", "population of 8", "population of 16"]
-    assert [line.endswith("← chosen") for line in lines[1:]] == [False, True, False]
+    assert [line.endswith("← fastest") for line in lines[1:]] == [False, True, False]

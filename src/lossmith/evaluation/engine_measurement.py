@@ -66,7 +66,7 @@ def table(found: Sequence[Timed]) -> str:
     best, width = fastest(found), max(20, *(len(one.name) for one in found))
     lines = ["engines measured on this task, ms per training step of a candidate:"]
     for one in found:
-        mark = "  ← chosen" if one is best else ""
+        mark = "  ← fastest" if one is best else ""
         lines.append(f"  {one.name:<{width}}{one.seconds * 1000:>10.3g}{mark}")
     return "\n".join(lines)
 

@@ -15,8 +15,8 @@ from lossmith.evaluation import make_plan
 from lossmith.losses import loss
 from lossmith.tasks import SGD, Task, schedules
 from lossmith.training import Trained, Training
-from lossmith.training.population import compiled
-from lossmith.training.population.compiled import why_no_compiler
+from lossmith.training.population import inductor
+from lossmith.training.population.inductor import why_no_compiler
 from lossmith.training.population.training import train_population
 
 needs_compiler = pytest.mark.skipif(bool(why_no_compiler()), reason="torch finds no C++ compiler here")
@@ -119,7 +119,7 @@ def test_one_code_serves_every_stack_and_no_candidate_notices(task: Task, monkey
     def again(*_: Any) -> Any:
         raise AssertionError("compiled a second time")
 
-    monkeypatch.setattr(compiled, "_inductor", again)
+    monkeypatch.setattr(inductor, "_inductor", again)
     many, said = trained(task, 5, compile=True)
     assert not said
     assert same(few, many[:3])
@@ -156,8 +156,8 @@ def test_what_cannot_be_compiled_runs_as_it_is(model: Any, words: str) -> None:
 
 @needs_compiler
 def test_code_that_gives_other_numbers_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = compiled._product_and_sum
-    monkeypatch.setattr(compiled, "_product_and_sum", lambda *args, **kwargs: right(*args, **kwargs) * 1.01)
+    right = inductor.product_and_sum
+    monkeypatch.setattr(inductor, "product_and_sum", lambda *args, **kwargs: right(*args, **kwargs) * 1.01)
     task = small_task(steps=12)
     found, said = trained(task, 2, compile=True)
     assert said[0].startswith("the compiled step gives other numbers")

@@ -13,47 +13,27 @@ tensors. Each new stack is compared with the uncompiled pass before its first st
 
 from __future__ import annotations
 
-import inspect
-import shutil
-import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from lossmith.tasks import Task, Terms
 from lossmith.training.population.fallback import gist
+from lossmith.training.population.inductor import NotCompiled, compiling, why_no_compiler
+from lossmith.training.population.masks import Draw, Masks
 from lossmith.training.population.network import PopulationNetwork
 from lossmith.training.population.slots import Slot, changed, plain_state, restore_plain, slots_of
-from lossmith.training.population.stacked import Stacked
 
 AGREE = {torch.float64: 1e-9, torch.float32: 1e-3}  # of the largest number; fused sums round differently
+ROUGHLY = 0.02  # where products are taken in half precision
 _FIELDS = ("output", "target", "weight", "group")
-_DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, torch.dropout, torch.feature_dropout)
 
 Pass = Callable[[Any], tuple[Terms, ...]]
-
-
-class NotCompiled(Exception):
-    """Why a forward pass is not compiled."""
-
-
-def why_no_compiler() -> str:
-    """Why torch cannot compile for the CPU of this machine, one sentence; "" if it can."""
-    import torch._inductor.config as settings
-
-    names = settings.cpp.cxx if isinstance(settings.cpp.cxx, list | tuple) else (settings.cpp.cxx,)
-    if any(shutil.which(name) for name in names if name):
-        return ""
-    return "torch finds no C++ compiler: install g++ or clang++, or name one in the environment variable CXX."
 
 
 class CompiledPass:
@@ -62,13 +42,16 @@ class CompiledPass:
     Args:
         network: what it runs. forward: its uncompiled pass, batch → Terms.
         task: whose compiled code is shared. key: whatever else the code depends on.
+        exact: whether products are taken in the precision of the parameters.
 
     Attributes:
         reason: why it runs uncompiled, "" as long as it does not.
     """
 
-    def __init__(self, network: PopulationNetwork, forward: Pass, task: Task, key: Hashable) -> None:
-        self._network, self._forward = network, forward
+    def __init__(
+        self, network: PopulationNetwork, forward: Pass, task: Task, key: Hashable, *, exact: bool = True
+    ) -> None:
+        self._network, self._forward, self._exact = network, forward, exact
         self._slots = slots_of(network)
         self._shared, self._key = _CODE.setdefault(task, {}), key
         self._seen: set[int] = set()
@@ -81,7 +64,7 @@ class CompiledPass:
         try:
             code = self._code(batch)
             if self._network.count not in self._seen:
-                _compare(lambda one: code(self._slots, one), self._network, self._forward, batch)
+                _compare(lambda one: code(self._slots, one), self._network, self._forward, batch, exact=self._exact)
                 self._seen.add(self._network.count)
             return code(self._slots, batch)
         except NotCompiled as error:
@@ -113,60 +96,6 @@ class CompiledPass:
 _CODE: WeakKeyDictionary[Task, dict[Hashable, Any]] = WeakKeyDictionary()  # of this process; or why there is none
 
 
-@dataclass(frozen=True)
-class _Draw:
-    """A dropout mask: what torch's function makes of ones in the shape and memory order of `like`."""
-
-    function: Callable[..., Tensor]
-    p: float
-    like: Tensor
-
-    def __call__(self) -> Tensor:
-        return self.function(torch.ones_like(self.like), self.p, True)
-
-
-class _Masks(TorchFunctionMode):
-    """Takes dropout masks from outside: hands out those given, or without any draws them and keeps how.
-
-    A dropout of stacked tensors has its own rule, which calls torch's on a tensor of one candidate: that one is met.
-    """
-
-    def __init__(self, given: Sequence[Tensor] | None = None) -> None:
-        super().__init__()
-        self._given: Iterator[Tensor] | None = None if given is None else iter(given)
-        self.draws: list[_Draw] = []
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        rules = torch._C._is_torch_function_enabled()  # not where a rule asks for what a wrapper itself says
-        if rules and any(issubclass(one, Stacked) for one in types):
-            with self:
-                return Stacked.__torch_function__(func, types, args, kwargs)
-        if func in _DROPOUTS:
-            x, p, training, inplace = _arguments(func, args, kwargs)
-            if training and p and not inplace:
-                return x * self._mask(func, p, x)
-        return func(*args, **kwargs)
-
-    def _mask(self, func: Any, p: float, x: Tensor) -> Tensor:
-        if self._given is not None:
-            return next(self._given)
-        draw = _Draw(func, p, torch.empty_like(x.detach()))
-        self.draws.append(draw)
-        return draw()
-
-
-def _arguments(func: Any, args: Any, kwargs: Any) -> tuple[Tensor, float, bool, bool]:
-    """Input, p, training and inplace of a dropout."""
-    if not hasattr(func, "__code__"):  # one of C: (input, p, train)
-        values = [*args, *kwargs.values()]
-        return values[0], values[1], values[2], False
-    bound = inspect.signature(func).bind(*args, **kwargs)
-    bound.apply_defaults()
-    x, p, training, inplace = (bound.arguments[name] for name in ("input", "p", "training", "inplace"))
-    return x, p, training, inplace
-
-
 class _Code:
     """Compiled code of a forward and backward pass.
 
@@ -184,7 +113,7 @@ class _Code:
         spec = tree_flatten(batch)[1]
         with _without_trace(network):
             inputs = self._inputs(slots_of(network), batch)
-            with _compiling(network, inputs) as compiled:
+            with compiling(network, inputs) as compiled:
                 self._function = compiled(lambda *given: self._traced(tracing[0], tracing[1], spec, *given))
                 self._function(*inputs)
         tracing.clear()  # the code is there, and the first stack of models need not stay for it
@@ -213,7 +142,7 @@ class _Code:
         try:
             for slot, raw in zip(slots, raws, strict=True):
                 slot.put(raw)
-            with _Masks(masks):
+            with Masks(masks):
                 terms = forward(tree_unflatten(leaves, spec))
             self.terms = [[getattr(term, name) is not None for name in _FIELDS] for term in terms]
             self.written = [i for i, slot in enumerate(slots) if slot.raw is not raws[i]]
@@ -224,9 +153,9 @@ class _Code:
                 slot.restore(saved)
 
 
-def _recorded(network: PopulationNetwork, forward: Pass, batch: Any) -> list[_Draw]:
+def _recorded(network: PopulationNetwork, forward: Pass, batch: Any) -> list[Draw]:
     """The dropout masks that one pass draws; the pass itself leaves no trace."""
-    masks, state = _Masks(), plain_state(network)
+    masks, state = Masks(), plain_state(network)
     with _without_trace(network), torch.no_grad():
         with masks:
             forward(batch)
@@ -252,78 +181,7 @@ def _without_trace(network: PopulationNetwork) -> Iterator[None]:
         restore_plain(state, network)
 
 
-@contextmanager
-def _compiling(
-    network: PopulationNetwork, inputs: tuple[list[Tensor], list[Any], list[Tensor]]
-) -> Iterator[Callable[[Callable[..., Any]], Callable[..., Any]]]:
-    """What turns a function of `inputs` into a compiled one; its first call, in this block, compiles.
-
-    The first axis of what every candidate has its own of is left open, all other shapes are fixed.
-    """
-    import torch._inductor.config as settings
-    from torch._dynamo.source import ConstantSource
-    from torch._functorch.aot_autograd import aot_function
-    from torch._functorch.partitioners import min_cut_rematerialization_partition
-    from torch._guards import TracingContext, tracing
-    from torch._inductor.decomposition import select_decomp_table
-    from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatefulSymbolicContext
-
-    # A bias goes into the pass that the function behind it makes anyway, not into the product.
-    decompositions = {**select_decomp_table(), torch.ops.aten.baddbmm.default: _product_and_sum}
-    context = TracingContext(FakeTensorMode(shape_env=ShapeEnv()))
-    own = [slot.stacked for slot in slots_of(network)]
-    tensors = [one for part in inputs for one in part]
-    for i, tensor in enumerate(tensors):
-        if isinstance(tensor, Tensor):
-            sizes = [DimDynamic.STATIC] * tensor.dim()
-            if i < len(own) and own[i]:
-                sizes[0] = DimDynamic.DUCK  # equal sizes are one symbol: P
-            context.tensor_to_context[tensor] = StatefulSymbolicContext(
-                dynamic_sizes=sizes,
-                dynamic_strides=[DimDynamic.INFER_STRIDE] * tensor.dim(),
-                constraint_sizes=[None] * tensor.dim(),
-                tensor_source=ConstantSource(f"input_{i}"),
-                shape_env_to_source_to_symbol_cache={},
-            )
-
-    parts: Any = partial(min_cut_rematerialization_partition, compiler="inductor")
-    compilers: list[Any] = [_inductor, _inductor_backward]
-
-    def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-        made: Any = aot_function
-        found: Callable[..., Any] = made(function, *compilers, parts, decompositions, dynamic=True)
-        return found
-
-    with warnings.catch_warnings(), settings.patch(compile_threads=1), tracing(context):
-        warnings.simplefilter("ignore")
-        yield compiled
-
-
-def _product_and_sum(start: Tensor, x: Tensor, y: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
-    found = torch.bmm(x, y)
-    found = found if alpha == 1 else found * alpha
-    return found + (start if beta == 1 else start * beta)
-
-
-def _inductor(graph: Any, inputs: Sequence[Any]) -> Any:
-    from torch._inductor.compile_fx import compile_fx_inner
-
-    for node in graph.graph.nodes:
-        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
-            raise NotCompiled(f"the model draws random numbers with {node.target}, which is no dropout.")
-        if "max_pool" in str(node.target):  # LeNet-5: 16 ms per candidate and step in place of 7.6
-            raise NotCompiled("maxima over windows are twice as slow compiled: the model runs as it is.")
-    return compile_fx_inner(graph, inputs)
-
-
-def _inductor_backward(graph: Any, inputs: Sequence[Any]) -> Any:
-    from torch._inductor.compile_fx import compile_fx_inner
-
-    return compile_fx_inner(graph, inputs, is_backward=True)
-
-
-def _compare(code: Pass, network: PopulationNetwork, forward: Pass, batch: Any) -> None:
+def _compare(code: Pass, network: PopulationNetwork, forward: Pass, batch: Any, *, exact: bool) -> None:
     """NotCompiled unless compiled and uncompiled pass agree in outputs, gradients and buffers; leaves no trace."""
     try:
         expected = _numbers(network, forward, batch)
@@ -338,7 +196,7 @@ def _compare(code: Pass, network: PopulationNetwork, forward: Pass, batch: Any) 
         there = a.isfinite() if a.is_floating_point() else torch.ones_like(a, dtype=torch.bool)
         far = (a - b)[there].abs().max().item() if bool(there.any()) else 0.0
         scale = max(scale, a[there].abs().max().item() if bool(there.any()) else 0.0)
-        if not far <= AGREE.get(a.dtype, 0.02) * scale:
+        if not far <= (AGREE.get(a.dtype, ROUGHLY) if exact else ROUGHLY) * scale:
             raise NotCompiled(f"the compiled step gives other numbers ({far:.2g} apart, of {scale:.2g}).")
 
 

@@ -106,7 +106,8 @@ class _Run:
         self.may_leave = True  # until it is seen to change somebody's bits
         self.compiled: CompiledPass | None = None
         if how.compile:
-            self.compiled = CompiledPass(network, self._terms, task, (how.dtype, how.channels_last))
+            key, exact = (how.dtype, how.channels_last), how.dtype == "float32"
+            self.compiled = CompiledPass(network, self._terms, task, key, exact=exact)
         self.captured = self._captured(capture)
 
     def _captured(self, capture: Capture | None) -> CapturedSteps | None:

@@ -8,9 +8,9 @@ import torch
 
 from lossmith.losses import Loss, Taylor
 from lossmith.tasks import Task
-from lossmith.training.population.compiled import why_no_compiler
 from lossmith.training.population.fallback import gist
 from lossmith.training.population.graphs import WARM_UP
+from lossmith.training.population.inductor import why_no_compiler
 from lossmith.training.population.training import train_population
 from lossmith.training.run_record import Trained, Training
 
