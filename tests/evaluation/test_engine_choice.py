@@ -74,7 +74,7 @@ def test_the_plan_of_a_small_network() -> None:
     plan = make_plan(small_task())
     assert (plan.engine, plan.device, plan.dtype, plan.threads) == ("population", "cpu", "float32", 1)
     assert (plan.channels_last, plan.chunk, plan.chance_step, plan.deadline) == (False, 16, 0, 0.0)
-    assert {work: plan.chunk_of(work) for work in get_args(Work)} == {"train": 16, "screen": 64, "tune": 8}
+    assert {work: plan.chunk_of(work) for work in get_args(Work)} == {"train": 16, "screen": 64, "tune": 16}
     assert plan == make_plan(small_task())  # no clock in it
 
 
@@ -176,7 +176,7 @@ def test_auto_takes_what_was_fastest_and_says_so(stackable: None, monkeypatch: p
     numbers = "sequential 3, population of 8 1.5, population of 16 0.9, population of 32 1.1"
     assert plan.reason == f"measured, ms per training step of a candidate: {numbers}"
     (table,) = said
-    assert "population of 16           0.9  ← chosen" in table
+    assert "population of 16           0.9  ← fastest" in table
     seconds["sequential"] = 0.5e-3
     plan = make_plan(small_task(), engine="auto")
     assert (plan.engine, plan.chunk) == ("sequential", 1)

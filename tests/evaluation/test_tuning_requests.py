@@ -188,7 +188,10 @@ class Scripted:
         self.fatal, self.diverges = fatal, diverges
         self.calls: list[tuple[int, int, float]] = []  # how many, seed, learning rate
 
-    def __call__(self, task: Task, losses: Sequence[Loss], how: Tuning, *, seed: int, threads: int) -> list[Tuned]:
+    def __call__(
+        self, task: Task, losses: Sequence[Loss], how: Tuning, *, seed: int, threads: int, dtype: str
+    ) -> list[Tuned]:
+        assert (threads, dtype) == (PLAN.threads, PLAN.dtype)
         self.calls.append((len(losses), seed, task.recipe.base_lr))
         if any(self.fatal and self.fatal in str(one) for one in losses):
             raise RuntimeError("out of memory")

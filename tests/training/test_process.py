@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import platform
+import resource
 
 import pytest
 import torch
@@ -49,3 +50,23 @@ def test_freed_memory_is_used_again() -> None:
 
     with compute_scope(1):
         assert min(faults() for _ in range(4)) < 1000
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told what to do with freed memory")
+def test_memory_between_what_is_still_there_is_given_back() -> None:
+    kept: list[torch.Tensor] = []
+    with compute_scope(1):
+        large = []
+        for _ in range(30):
+            large.append(torch.ones(1 << 20))  # 4 MiB
+            kept.append(torch.ones(64))  # stands in the way of giving back the end of the heap
+        during = resident()
+        large.clear()
+    assert resident() < during - (100 << 20)
+    assert len(kept) == 30
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()

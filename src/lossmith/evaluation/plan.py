@@ -52,7 +52,7 @@ class Plan:
     chance_value: float = 0.0
     deadline: float = 0.0
     screen_chunk: int = 64
-    tune_chunk: int = 16
+    tune_chunk: int = 8
     compile: bool = False
     compile_reason: str = ""
     graph: bool = False

@@ -30,6 +30,7 @@ def compute_scope(threads: int) -> Iterator[None]:
         torch.set_flush_denormal(flushed)
         if before != threads:
             torch.set_num_threads(before)
+        give_back_memory()
 
 
 def _flushes_denormals() -> bool:
@@ -50,3 +51,13 @@ def keep_freed_memory() -> None:
         library = ctypes.CDLL(None)
         library.mallopt(_MMAP_THRESHOLD, 1 << 30)
         library.mallopt(_TRIM_THRESHOLD, 1 << 29)
+
+
+def give_back_memory() -> None:
+    """Have glibc give back what is free between two pieces of work.
+
+    Stacks of changing size leave holes in memory that it would otherwise keep: 4.2 GiB after 15 generations of EvoMAL
+    on LeNet-5 (measured), for a piece of work that needs .8.
+    """
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
