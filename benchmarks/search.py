@@ -1,6 +1,6 @@
 """What an EvoMAL search costs, and where: screening, tuning, training.
 
-    python benchmarks/search.py [GENERATIONS] [TASK] [FOLDER]
+    python benchmarks/search.py [GENERATIONS] [TASK] [FOLDER] [float32 | bfloat16]
 
 EvoMAL, population 25, on digits/mlp2 (the published comparison), in this process on one thread. Costs are CPU seconds,
 so that other work on the machine counts little. With few generations it also runs the search the published way, tuning
@@ -66,12 +66,12 @@ class Clock:
         return sum(generation.total() for generation in self.generations)
 
 
-def searched(task: str, generations: int, screen: str, folder: Path) -> Clock:
+def searched(task: str, generations: int, screen: str, folder: Path, dtype: str) -> Clock:
     """One search, timed."""
     clock = Clock()
     run = lm.search(
         "evomal", task, generations=generations, seed=0, path=folder / f"evomal-{screen.replace(',', '-')}",
-        settings={"screen": screen}, finalists=1, finalist_seeds=1, listeners=[clock],
+        settings={"screen": screen}, finalists=1, finalist_seeds=1, listeners=[clock], dtype=dtype,
     )  # fmt: skip
     print(f"{Plan(**run.spec.plan).describe()}\n")
     return clock
@@ -100,15 +100,15 @@ def report(clock: Clock, generations: int, task: str) -> None:
         print(f"the published code takes about {published} core-minutes: {published / minutes:.0f} times as long")
 
 
-def main(generations: int, task: str, folder: Path) -> None:
+def main(generations: int, task: str, folder: Path, dtype: str) -> None:
     torch.set_num_threads(1)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     print(f"EvoMAL on {task}, population 25; {platform.machine()}, torch {torch.__version__}, commit {commit}\n")
-    first = searched(task, generations, "before,after", folder)
+    first = searched(task, generations, "before,after", folder, dtype)
     report(first, generations, task)
     if generations <= TWICE_UP_TO:
         print("\ntuning first, rejecting after (the published order):\n")
-        second = searched(task, generations, "after", folder)
+        second = searched(task, generations, "after", folder, dtype)
         report(second, generations, task)
         print(f"\ntuning first costs {second.total / first.total:.2f} times as much as screening first")
 
@@ -120,4 +120,5 @@ if __name__ == "__main__":
             int(arguments[0]) if arguments else 3,
             arguments[1] if len(arguments) > 1 else "digits/mlp2",
             Path(arguments[2] if len(arguments) > 2 else place),
+            arguments[3] if len(arguments) > 3 else "float32",
         )
