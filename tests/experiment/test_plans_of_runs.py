@@ -82,7 +82,7 @@ def test_what_was_measured_is_kept_and_not_measured_again(tmp_path: Path, monkey
     path, task = tmp_path / "run", small_task()
     with pytest.raises(Stop):
         lm.search("taylorglo", task, path=path, engine="auto", listeners=[stop_in_the_middle], **SMALL)
-    assert any("← chosen" in text for text in notes(heard))
+    assert any("← fastest" in text for text in notes(heard))
     run = lm.resume(path, task=task, listeners=[heard.append])
     assert isinstance(run, lm.Run)
     plan = plan_of(run.spec)
