@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from lossmith.cli.naming import Named, named, split_list
 from lossmith.cli.options import CompareOptions, EvaluateOptions, Machine, takes
 from lossmith.cli.output import print_commands, print_json, results
-from lossmith.cli.searching import wanted_workers
+from lossmith.cli.searching import machine_settings
 from lossmith.cli.verdict_page import print_verdict
 from lossmith.cli.watching import watched
 from lossmith.errors import Interrupted, UnknownNameError, UsageError
@@ -142,15 +142,7 @@ def _tuned(asked: CompareOptions, names: list[str]) -> tuple[int, ...]:
 def _resources(asked: Machine, listener: Any) -> Resources:
     from lossmith.experiment.opening import Resources
 
-    return Resources(
-        workers=wanted_workers(asked.workers),
-        device=asked.device or "cpu",
-        engine=asked.engine or "rule",
-        dtype=asked.dtype or "float32",
-        compile=asked.compile,
-        deadline=asked.deadline,
-        listeners=(listener,),
-    )
+    return Resources(**machine_settings(asked), listeners=(listener,))
 
 
 def _print(verdict: Verdict, path: str, json: bool) -> None:

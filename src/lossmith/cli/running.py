@@ -6,7 +6,7 @@ from typing import Any
 
 from lossmith.cli.options import ResumeOptions, ShelfOptions, takes
 from lossmith.cli.output import print_json, results
-from lossmith.cli.searching import partial_of, wanted_workers
+from lossmith.cli.searching import machine_settings, partial_of, wanted_workers
 from lossmith.cli.watching import watched
 from lossmith.errors import UsageError
 
@@ -45,12 +45,7 @@ def shelf(asked: ShelfOptions) -> None:
             partial=partial_of(asked.partial, task),
             seed=asked.seed or 0,
             path=asked.run,
-            workers=wanted_workers(asked.workers),
-            device=asked.device or "cpu",
-            engine=asked.engine or "rule",
-            dtype=asked.dtype or "float32",
-            compile=asked.compile,
-            deadline=asked.deadline,
+            **machine_settings(asked),
             listeners=(terminal,),
             **{name: value for name, value in chosen.items() if value is not None},
         )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from lossmith.cli.experiment_file import Experiment, read_experiment
 from lossmith.cli.naming import starting_points
-from lossmith.cli.options import PlanOptions, SearchOptions, takes
+from lossmith.cli.options import Machine, PlanOptions, SearchOptions, takes
 from lossmith.cli.output import print_json, print_table, results
 from lossmith.cli.watching import watched
 from lossmith.errors import SpecError, UsageError
@@ -117,6 +117,18 @@ def wanted_workers(workers: int | None) -> int | AllCores:
     if workers is not None and workers < 0:
         raise SpecError(f"workers = {workers}: a number of processes was expected, or 0 to train in this one.")
     return "all" if workers is None else workers
+
+
+def machine_settings(asked: Machine) -> dict[str, Any]:
+    """What a command without an experiment file says about the machine, by the library's names."""
+    return {
+        "workers": wanted_workers(asked.workers),
+        "device": asked.device or "cpu",
+        "engine": asked.engine or "rule",
+        "dtype": asked.dtype or "float32",
+        "compile": asked.compile,
+        "deadline": asked.deadline,
+    }
 
 
 def wanted_task(wanted: Experiment, asked: SearchOptions) -> AnyTask:

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lossmith.evaluation import Plan, count_workers, evaluate_chunk, make_plan
+from lossmith.evaluation import Plan, count_workers, evaluate_chunk
 from lossmith.evaluation.evaluate import steps_of
 from lossmith.evaluation.payload import pack
 from lossmith.experiment.meta_testing import MetaTest
-from lossmith.experiment.opening import Resources
+from lossmith.experiment.opening import Resources, planned
 from lossmith.experiment.spec import SearchSection
 from lossmith.experiment.training_cost import TrainingCost, training_cost
 from lossmith.records import Request, Work
@@ -102,14 +102,7 @@ def estimate(
     started = time.perf_counter()
     resources = resources or Resources()
     check_task(task)
-    plan = make_plan(
-        task,
-        engine=resources.engine,
-        device=resources.device,
-        dtype=resources.dtype,
-        compile=resources.compile,
-        say=resources.say,
-    )
+    plan = planned(task, resources)
     trainings = _Trainings(task, plan)
     full = steps_of(task, 1.0)
     partial = steps_of(task, section.budget)

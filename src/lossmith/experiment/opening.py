@@ -87,15 +87,7 @@ def prepare(
     Raises:
         SpecError: no such engine or device, more workers than memory allows. TaskError: the task does not work.
     """
-    plan = make_plan(
-        task,
-        engine=resources.engine,
-        device=resources.device,
-        dtype=resources.dtype,
-        deadline=resources.deadline,
-        compile=resources.compile,
-        say=resources.say,
-    )
+    plan = planned(task, resources)
     if resources.workers and resources.executor is None:  # refused before time is spent
         count_workers(resources.workers, task, plan, len(pack(task)))
     pilot = run_pilot(task, plan, budget=budget, data_fraction=data_fraction, seed=seed)
@@ -179,3 +171,20 @@ def _executor(task: AnyTask, plan: Plan, resources: Resources) -> Any:
     if plan.deadline and not workers and resources.executor is None:
         workers = 1  # only a process of its own can be stopped at a deadline
     return make_executor(task, workers=workers, executor=resources.executor, plan=plan)
+
+
+def planned(task: AnyTask, resources: Resources) -> Plan:
+    """The plan for a task on these resources.
+
+    Raises:
+        SpecError: as `make_plan`.
+    """
+    return make_plan(
+        task,
+        engine=resources.engine,
+        device=resources.device,
+        dtype=resources.dtype,
+        deadline=resources.deadline,
+        compile=resources.compile,
+        say=resources.say,
+    )

@@ -21,7 +21,7 @@ from lossmith.training.judging import judged_against_chance, measured
 from lossmith.training.prediction import arranged, predict, terms_of
 from lossmith.training.process import compute_scope
 from lossmith.training.run_record import Trained, Training
-from lossmith.training.steps import FiniteWatch, curve_points, initial_model, steps_of
+from lossmith.training.steps import FiniteWatch, curve_points, initial_model, steps_of, through_deltas
 
 
 def train(task: Task, loss: Loss | LossSet, how: Training, *, on_step: Callable[[int], None] | None = None) -> Trained:
@@ -109,16 +109,9 @@ def _through_graph(losses: tuple[Loss, ...], terms: tuple[Terms, ...], tau: floa
 
 def _through_deltas(losses: tuple[Loss, ...], terms: tuple[Terms, ...], tau: float) -> Tensor:
     """The same, with the losses' own derivatives: the network is back-propagated from ∂loss/∂output."""
-    outputs: list[Tensor] = []
-    deltas: list[Tensor] = []
-    total: Tensor | None = None
-    for position, term in enumerate(terms):
+
+    def own(position: int, term: Terms) -> tuple[Tensor, Tensor]:
         loss = losses[min(position, len(losses) - 1)]
-        value, delta = value_and_delta(loss, term.output, term.target, term.weight, tau, group=term.group)
-        total = value if total is None else total + value
-        if term.output.requires_grad:  # a term that no parameter reaches counts in the sum only
-            outputs.append(term.output)
-            deltas.append(delta)
-    assert total is not None
-    torch.autograd.backward(outputs, deltas)
-    return total
+        return value_and_delta(loss, term.output, term.target, term.weight, tau, group=term.group)
+
+    return through_deltas(terms, own)

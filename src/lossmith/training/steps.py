@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from lossmith.records import Status
-from lossmith.tasks import Task
+from lossmith.tasks import Task, Terms
 from lossmith.training.batches import batch_indices
 from lossmith.training.run_record import Training
 
@@ -88,3 +88,24 @@ class FiniteWatch:
     def keep(self, places: Tensor) -> None:
         """Go on with the losses at these places only."""
         self._suspect = self._suspect[places]
+
+
+def through_deltas(terms: Sequence[Terms], value_and_delta: Callable[[int, Terms], tuple[Tensor, Tensor]]) -> Tensor:
+    """The sum of the losses of all Terms; the network is back-propagated from their own derivatives.
+
+    Args:
+        terms: of a forward pass, with its graph.
+        value_and_delta: (position, Terms) → loss, and ∂loss/∂output in the shape of the output.
+    """
+    outputs: list[Tensor] = []
+    deltas: list[Tensor] = []
+    total: Tensor | None = None
+    for position, term in enumerate(terms):
+        value, delta = value_and_delta(position, term)
+        total = value if total is None else total + value
+        if term.output.requires_grad:  # a term that no parameter reaches counts in the sum only
+            outputs.append(term.output)
+            deltas.append(delta)
+    assert total is not None
+    torch.autograd.backward(outputs, deltas)
+    return total

@@ -25,6 +25,12 @@ _GENOMES = ((0.4, -0.6, 0.2, 0.5, -0.3, -0.8, 0.4, 0.6), (-0.5, 2.0, 0.3, 1.0, 0
 _PACES = (0.01, 0.03)  # length of each candidate's step, as a share of its parameters' norm
 WHAT = ("outputs", "gradients", "buffers", "random numbers drawn", "outputs in evaluation mode")
 
+
+def trial_losses(task: Task) -> list[Loss]:
+    """Two made-up losses, one for each candidate of a trial."""
+    return [Loss(Taylor(genome), head=task.head) for genome in _GENOMES]
+
+
 Seen = dict[str, list[dict[str, Tensor]]]  # one of WHAT → step → name → tensor
 
 
@@ -39,7 +45,7 @@ class Trial:
 
     @property
     def losses(self) -> list[Loss]:
-        return [Loss(Taylor(genome), head=self.task.head) for genome in _GENOMES]
+        return trial_losses(self.task)
 
     def model(self) -> nn.Module:
         # Built anew, not copied: a copy's functions may still hold on to the parameters of the original.

@@ -30,7 +30,7 @@ from lossmith.training.precision import in_precision
 from lossmith.training.prediction import Predictions, arranged, predicted
 from lossmith.training.process import compute_scope
 from lossmith.training.run_record import Trained, Training
-from lossmith.training.steps import FiniteWatch, curve_points, initial_model, steps_of
+from lossmith.training.steps import FiniteWatch, curve_points, initial_model, steps_of, through_deltas
 
 LEAST = 2  # places in a stack: with one, products are computed in another order of summation than with several
 WORTH = 8.0  # steps of the whole stack: about what it costs to leave finished candidates behind, looking first
@@ -177,18 +177,7 @@ class _Run:
 
     def _backward(self, terms: tuple[Terms, ...], tau: Number, recording: bool) -> Tensor:
         """Back-propagates the network from the losses' own derivatives; the sum of the losses of each candidate."""
-        outputs: list[Tensor] = []
-        deltas: list[Tensor] = []
-        total: Tensor | None = None
-        for position, term in enumerate(terms):
-            values, delta = self._values_and_deltas(position, term, tau, recording)
-            total = values if total is None else total + values
-            if term.output.requires_grad:  # a term that no parameter reaches counts in the sum only
-                outputs.append(term.output)
-                deltas.append(delta)
-        assert total is not None
-        torch.autograd.backward(outputs, deltas)
-        return total
+        return through_deltas(terms, lambda at, term: self._values_and_deltas(at, term, tau, recording))
 
     def _values_and_deltas(self, position: int, term: Terms, tau: Number, recording: bool) -> tuple[Tensor, Tensor]:
         living, index = self.living, self._living_index

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import torch
 
-from lossmith.losses import Loss, Taylor
 from lossmith.tasks import Task
+from lossmith.training.population.check_trial import trial_losses
 from lossmith.training.population.fallback import gist
 from lossmith.training.population.graphs import WARM_UP
 from lossmith.training.population.inductor import why_no_compiler
@@ -15,7 +15,6 @@ from lossmith.training.population.training import train_population
 from lossmith.training.run_record import Trained, Training
 
 STEPS = WARM_UP + 3  # so that some are replayed
-_GENOMES = ((0.4, -0.6, 0.2, 0.5, -0.3, -0.8, 0.4, 0.6), (-0.5, 2.0, 0.3, 1.0, 0.7, -1.0, 0.6, 0.3))
 _SCALES = (1e-2, 3e-2)  # on the learning rate: small steps, whose differences do not grow
 
 
@@ -42,7 +41,7 @@ def why_not_captured(task: Task, how: Training) -> str:
 def _tried(task: Task, how: Training, steps: int) -> str:
     plain = replace(how, steps=steps, splits=(), curve=0, chance=None, compile=False, graph=False)
     asked = replace(plain, compile=how.compile, graph=how.graph)
-    losses = [Loss(Taylor(genome), head=task.head) for genome in _GENOMES]
+    losses = trial_losses(task)
     reasons: list[str] = []
     try:
         expected = train_population(task, losses, plain, _SCALES)
