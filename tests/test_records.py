@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Callable
 from typing import Any, get_args
 
@@ -17,6 +18,7 @@ from lossmith.records import (
     SPLITS,
     Candidate,
     Evaluation,
+    Implicit,
     Preparation,
     Request,
     Screening,
@@ -161,3 +163,43 @@ def test_records_are_values() -> None:
         assert record == dataclasses.replace(record)
     assert Evaluation("key", OK).attempt == 1
     assert SPLITS == ("train", "fitness", "selection", "test")
+
+
+def test_the_settings_of_older_tunings_keep_their_text() -> None:
+    assert json.loads(Tuning(meta_steps=5).to_settings()) == {
+        "meta_steps": 5,
+        "unroll_length": 1,
+        "meta_lr": 0.001,
+        "screen_after": None,
+    }
+
+
+@pytest.mark.parametrize(
+    "tuning",
+    [
+        Tuning(unroll_length=5, truncation=2, meta_optimizer="sgd", reinitialise=10),
+        Tuning(implicit=Implicit("neumann", 0, 0.5), task_loss="mse", state="{}"),
+        Tuning(implicit=Implicit(), screen_after=Screening(7)),
+    ],
+)
+def test_every_option_of_a_tuning_survives_its_settings(tuning: Tuning) -> None:
+    assert Tuning.from_settings(tuning.to_settings()) == tuning
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Tuning(truncation=2), "truncation = 2: at most unroll_length = 1"),
+        (lambda: Tuning(reinitialise=0), "reinitialise = 0"),
+        (lambda: Tuning(meta_optimizer="lion"), "adam or sgd"),
+        (lambda: Tuning(implicit=True), "an Implicit or None"),
+        (lambda: Tuning(state=3), "a text was expected"),
+        (lambda: Implicit("lu"), "cg or neumann"),
+        (lambda: Implicit(terms=0), "terms = 0"),
+        (lambda: Implicit(damping=0.0), "a finite number above 0"),
+        (lambda: Tuning.from_settings('{"implicit": {"solver": "cg", "rank": 3}}'), "unknown setting 'rank'"),
+    ],
+)
+def test_a_tuning_that_makes_no_sense_is_refused(make: Callable[[], object], says: str) -> None:
+    with pytest.raises(SpecError, match=re.escape(says)):
+        make()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Self, get_args
 
@@ -16,6 +16,8 @@ from lossmith.errors import SpecError
 
 Kind = Literal["ok", "screened", "diverged", "at_chance", "timed_out", "crashed", "duplicate_of"]
 Work = Literal["train", "screen", "tune"]
+Solver = Literal["cg", "neumann"]
+MetaOptimizer = Literal["adam", "sgd"]
 Split = Literal["train", "fitness", "selection", "test"]
 SPLITS: tuple[Split, ...] = ("train", "fitness", "selection", "test")
 
@@ -78,6 +80,7 @@ class Candidate:
         status: `OK`, or why it is not worth evaluating (a screen).
         origin: where it came from, for people ("cma-es", "redraw 3", "start: baikal").
         genome: the numbers the search varies, where there are any.
+        tuning: canonical JSON of the settings it is tuned with, where they are its own; "" for the method's.
     """
 
     loss: str
@@ -86,6 +89,7 @@ class Candidate:
     status: Status = OK
     origin: str = ""
     genome: tuple[float, ...] = ()
+    tuning: str = ""
 
 
 @dataclass(frozen=True)
@@ -144,8 +148,8 @@ class Evaluation:
         worker: who did it (process id as text, or "" in the process that asked).
         attempt: 1, or more where earlier attempts were lost with their worker.
         product: canonical JSON of what the work made besides metrics, "" for trainings. A screen: "gradients", the
-            signature of gradient equivalence. A tuning: "loss", canonical JSON text of the tuned loss; "meta_loss" and
-            "meta_steps".
+            signature of gradient equivalence. A tuning: "loss", canonical JSON text of the tuned loss; "meta_loss",
+            "meta_steps" and "state", with which it can go on. A training with an adaptive loss: "trajectory".
     """
 
     request: str
@@ -193,14 +197,45 @@ class Screening:
 
 
 @dataclass(frozen=True)
-class Tuning:
-    """How loss parameters are tuned by unrolled training (ALGORITHMS §4, local search).
+class Implicit:
+    """How a hypergradient is taken at the end of training instead of through it (ALGORITHMS §4).
+
+    With v the gradient of the task loss and H the Hessian of the loss at trained θ: dL/dφ = −(H⁻¹v)ᵀ ∂²M/∂θ∂φ.
 
     Args:
-        meta_steps: Adam steps on φ, ≥ 1.
-        unroll_length: training steps K that each meta-step differentiates through, ≥ 1.
+        solver: of H⁻¹v: "cg", conjugate gradient, or "neumann", the truncated series α Σ_{j ≤ J} (I − αH)^j v.
+        terms: iterations of conjugate gradient at most, or J; for the series 0 is the one-step unroll.
+        damping: λ > 0 in (H + λI)⁻¹; raised where curvature is not positive.
+
+    Raises:
+        SpecError: a value of the wrong type or out of its range.
+    """
+
+    solver: Solver = "cg"
+    terms: int = 20
+    damping: float = 1e-3
+
+    def __post_init__(self) -> None:
+        _check_word("solver", self.solver, get_args(Solver))
+        _check_whole("terms", self.terms, least=0 if self.solver == "neumann" else 1)
+        object.__setattr__(self, "damping", _positive("damping", self.damping))
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How loss parameters are tuned by differentiating through training (ALGORITHMS §4, local search; §5, ML3).
+
+    Args:
+        meta_steps: steps of the meta-optimiser on φ, ≥ 1.
+        unroll_length: training steps K per meta-step, ≥ 1.
         meta_lr: learning rate of φ, > 0.
         screen_after: how the tuned loss is screened once more, or None.
+        truncation: only the last so many of the K steps are differentiated through, 1 … K; 0 stands for all of them.
+        meta_optimizer: "adam" or "sgd".
+        reinitialise: θ starts anew every so many meta-steps and is carried over in between, ≥ 1.
+        implicit: how the gradient is taken at θ_K instead of through the K steps, or None.
+        task_loss: name of the differentiable loss that φ is tuned for; "" for the task's own.
+        state: what the tuning that this one continues ended with (`Evaluation.product`, "state"); "" at the beginning.
 
     Raises:
         SpecError: a value of the wrong type or out of its range.
@@ -210,27 +245,49 @@ class Tuning:
     unroll_length: int = 1
     meta_lr: float = 1e-3
     screen_after: Screening | None = None
+    truncation: int = 0
+    meta_optimizer: MetaOptimizer = "adam"
+    reinitialise: int = 1
+    implicit: Implicit | None = None
+    task_loss: str = ""
+    state: str = ""
 
     def __post_init__(self) -> None:
         _check_whole("meta_steps", self.meta_steps, least=1)
         _check_whole("unroll_length", self.unroll_length, least=1)
-        lr = self.meta_lr
-        if isinstance(lr, bool) or not isinstance(lr, int | float) or not 0 < lr < math.inf:
-            raise SpecError(f"meta_lr = {lr!r}: a finite number above 0 was expected.")
-        object.__setattr__(self, "meta_lr", float(lr))  # 1 and 1.0 are equal: so are their settings
+        _check_whole("truncation", self.truncation, least=0)
+        _check_whole("reinitialise", self.reinitialise, least=1)
+        _check_word("meta_optimizer", self.meta_optimizer, get_args(MetaOptimizer))
+        if self.truncation > self.unroll_length:
+            raise SpecError(
+                f"truncation = {self.truncation}: at most unroll_length = {self.unroll_length} steps can be "
+                "differentiated through; 0 stands for all of them."
+            )
+        object.__setattr__(self, "meta_lr", _positive("meta_lr", self.meta_lr))
         if not (self.screen_after is None or isinstance(self.screen_after, Screening)):
             raise SpecError(f"screen_after = {self.screen_after!r:.60}: a Screening or None was expected.")
+        if not (self.implicit is None or isinstance(self.implicit, Implicit)):
+            raise SpecError(f"implicit = {self.implicit!r:.60}: an Implicit or None was expected.")
+        for name in ("task_loss", "state"):
+            if not isinstance(getattr(self, name), str):
+                raise SpecError(f"{name} = {getattr(self, name)!r:.60}: a text was expected.")
 
     def to_settings(self) -> str:
-        """Canonical JSON, as `Request.settings` carries it."""
-        return canonical_json(asdict(self))
+        """Canonical JSON, as `Request.settings` carries it.
+
+        Later fields are left out where they have their default, so that the keys of older runs stay what they were.
+        """
+        later = ("truncation", "meta_optimizer", "reinitialise", "implicit", "task_loss", "state")
+        usual = {field.name: field.default for field in fields(self)}
+        return canonical_json({k: v for k, v in asdict(self).items() if not (k in later and v == usual[k])})
 
     @classmethod
     def from_settings(cls, text: str) -> Self:
         """The inverse of `to_settings`; SpecError where the text is none."""
         values = _settings(text, cls)
-        if values.get("screen_after") is not None:
-            values["screen_after"] = Screening.from_settings(canonical_json(values["screen_after"]))
+        for name, part in (("screen_after", Screening), ("implicit", Implicit)):
+            if values.get(name) is not None:
+                values[name] = part(**_settings(canonical_json(values[name]), part))
         return cls(**values)
 
 
@@ -250,6 +307,18 @@ class Preparation:
 def _check_whole(name: str, value: object, *, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise SpecError(f"{name} = {value!r}: a whole number of at least {least} was expected.")
+
+
+def _check_word(name: str, value: object, words: Sequence[str]) -> None:
+    if value not in words:
+        raise SpecError(f"{name} = {value!r}: {' or '.join(words)} was expected.")
+
+
+def _positive(name: str, value: object) -> float:
+    """A float, since 1 and 1.0 are equal and so must be their settings."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise SpecError(f"{name} = {value!r}: a finite number above 0 was expected.")
+    return float(value)
 
 
 def _settings(text: str, record: type) -> dict[str, Any]:
