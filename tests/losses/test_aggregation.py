@@ -1,4 +1,4 @@
-"""Ratios and pairs against the formulas they are known by, written out by hand."""
+"""Ratios, pairs and trimmed means against the formulas they are known by, written out by hand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from lossmith.errors import LossError
-from lossmith.losses import Loss, Pairwise, Ratio, Tree
+from lossmith.losses import Loss, Pairwise, Ratio, Tree, Trimmed
 from lossmith.losses.aggregation import weighted_mean
 from lossmith.losses.parser import parse
 
@@ -176,3 +176,79 @@ def test_what_cannot_be_an_aggregation() -> None:
             Ratio(tree("p + t"), smooth=smooth)
     with pytest.raises(LossError, match=r"group of shape \(3,\) does not fit rows of shape \(2,\)"):
         pairs("z")(torch.zeros(2, 1), torch.zeros(2), group=torch.zeros(3))
+    for keep in (0.0, 1.1, math.nan):
+        with pytest.raises(LossError, match="use a share in"):
+            Trimmed(keep)
+    with pytest.raises(LossError, match="a trimmed loss has no value per row"):
+        Loss(tree("p"), aggregation=Trimmed(0.5), reduction="none")
+    assert str(Loss(tree("-t*log(p)"), aggregation=Trimmed(0.5))) == "trimmed(-t*log(p), keep=0.5)"
+
+
+def trimmed_by_hand(values: list[float], weights: list[float], keep: float) -> float:
+    """The weighted mean of the smallest ones, row by row."""
+    present = sorted((value, place) for place, value in enumerate(values) if weights[place] != 0)
+    kept = present[: max(1, math.floor(keep * len(present) + 1e-9))]
+    return sum(weights[place] * value for value, place in kept) / sum(weights[place] for _, place in kept)
+
+
+@pytest.mark.parametrize("keep", [0.05, 0.29, 0.5, 0.9, 1.0])
+def test_a_trimmed_loss_is_the_mean_of_the_smallest(keep: float) -> None:
+    criterion = Loss(tree("square(p - t)"), head="identity", aggregation=Trimmed(keep))
+    generator = torch.Generator().manual_seed(0)
+    z, t = torch.randn(2, 100, 2, generator=generator, dtype=torch.float64)
+    weight = torch.rand(100, generator=generator, dtype=torch.float64)
+    weight[::7] = 0
+    rows = (z - t).square().sum(1)
+    found = criterion(z.requires_grad_(), t)
+    assert found.item() == pytest.approx(trimmed_by_hand(rows.tolist(), [1.0] * 100, keep), rel=1e-12)
+    (slope,) = torch.autograd.grad(found, z)
+    kept = math.floor(keep * 100 + 1e-9)
+    assert int((slope.abs().sum(1) > 0).sum()) == kept  # 0.29·100 is 29
+    assert rows[slope.abs().sum(1) > 0].max() <= rows.sort().values[kept - 1]
+    assert criterion(z, t, weight=weight).item() == pytest.approx(
+        trimmed_by_hand(rows.tolist(), weight.tolist(), keep), rel=1e-12
+    )
+    if keep == 1:
+        torch.testing.assert_close(found, Loss(tree("square(p - t)"), head="identity")(z, t))
+
+
+def test_what_is_trimmed_has_no_say() -> None:
+    criterion = Loss(tree("abs(p - t)"), head="identity", aggregation=Trimmed(0.75))
+    t = torch.zeros(4, 1)
+    for outlier in (50.0, 1e30):
+        z = torch.tensor([[1.0], [outlier], [2.0], [-3.0]])
+        assert float(criterion(z, t)) == 2.0
+    z = torch.ones(4, 1, requires_grad=True)
+    (slope,) = torch.autograd.grad(criterion(z, t), z)
+    torch.testing.assert_close(slope[:, 0], torch.tensor([1 / 3, 1 / 3, 1 / 3, 0.0]))  # of equal rows the first
+
+
+def test_a_trimmed_loss_of_nothing_and_of_no_number() -> None:
+    criterion = Loss(tree("abs(p - t)"), head="identity", aggregation=Trimmed(0.75))
+    assert float(criterion(torch.zeros(0, 1), torch.zeros(0, 1))) == 0.0
+    z, weight = torch.tensor([[1.0], [math.nan], [2.0], [3.0]]), torch.zeros(4)
+    assert float(criterion(z, torch.zeros(4, 1), weight=weight)) == 0.0
+    # h = 3 of 4: the one that is no number is trimmed; with h = 4 it counts, in whatever row it is
+    assert float(criterion(z, torch.zeros(4, 1))) == 2.0
+    everything = Loss(tree("abs(p - t)"), head="identity", aggregation=Trimmed(1.0))
+    assert math.isnan(float(everything(z, torch.zeros(4, 1))))
+    weight = torch.tensor([0.0, 1.0, 0.0, 1.0])
+    assert math.isnan(float(everything(z, torch.zeros(4, 1), weight=weight)))  # what is masked takes no place
+
+
+def test_accumulated_batches_of_a_trimmed_loss() -> None:
+    criterion = Loss(tree("square(p - t)"), head="identity", aggregation=Trimmed(0.5))
+    z, t = normal(12, 1), normal(12, 1, seed=1)
+    parts = [slice(0, 8), slice(8, 12)]
+    total = sum(criterion(z[part], t[part], num_items=12) for part in parts)
+    expected = sum(criterion(z[part], t[part]) * len(z[part]) / 12 for part in parts)
+    torch.testing.assert_close(total, expected)
+    kept = Loss(tree("square(p - t)"), head="identity", aggregation=Trimmed(0.5), reduction="sum")
+    torch.testing.assert_close(kept(z, t) / 6, criterion(z, t))
+
+
+def test_a_trimmed_loss_of_label_noise_ignores_what_is_wrong() -> None:
+    z = torch.eye(4, dtype=torch.float64)[[0, 1, 2, 3, 0, 1, 2, 3]] * 5
+    wrong = torch.tensor([0, 1, 2, 3, 0, 1, 3, 2])  # the last two
+    clean = Loss(tree("-t*log(p)"))(z[:6], wrong[:6])
+    torch.testing.assert_close(Loss(tree("-t*log(p)"), aggregation=Trimmed(0.75))(z, wrong), clean)

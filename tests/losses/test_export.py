@@ -10,6 +10,7 @@ import torch
 from expression_trees import trees
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from published_losses import PROGRESS, made
 
 from lossmith.errors import LossError
 from lossmith.losses import PUBLISHED, Loss, LossSet, Pairwise, Ratio, Tree, from_json, loss, to_json
@@ -56,12 +57,13 @@ def assert_same(original: Loss, text: str, output: torch.Tensor, *args: Any, **m
 @pytest.mark.parametrize(("name", "head"), CASES)
 @pytest.mark.parametrize("outputs", ["sum", "mean"])
 def test_the_printed_module_is_the_loss(name: str, head: str, outputs: str) -> None:
-    original = loss(name, head=head, outputs=outputs)  # type: ignore[arg-type]
+    original = made(name, head=head, outputs=outputs, classes=4)
     output, target, weight = data(head)
+    more = {"progress": PROGRESS} if "tau" in original.reads else {}
     for text in (export(original), export(original, classes=4)):
-        assert_same(original, text, output, target)
-        assert_same(original, text, output, target, weight=weight)
-        assert_same(original, text, output.float(), target, weight=weight.float())
+        assert_same(original, text, output, target, **more)
+        assert_same(original, text, output, target, weight=weight, **more)
+        assert_same(original, text, output.float(), target, weight=weight.float(), **more)
 
 
 @pytest.mark.parametrize("head", ["softmax", "sigmoid"])
@@ -166,17 +168,21 @@ def test_json_reads_back() -> None:
 
 
 @pytest.mark.parametrize(
-    ("made", "to", "message"),
+    ("given", "to", "message"),
     [
         (loss("mse"), "onnx", "use torch, latex, json"),
         (loss("mse", head=torch.nn.Softplus()), "torch", "a head of your own cannot be exported"),
         (LossSet([loss("mse"), loss("mae")]), "torch", "a set of 2 losses has no single formula"),
         (Loss(Tree(parse("exp(-z)")), aggregation=Pairwise()), "torch", "a pairwise loss cannot be exported to torch"),
         (Loss(Tree(parse("2*t*p")), aggregation=Ratio(Tree(parse("t + p")))), "latex", "a ratio loss cannot"),
+        (loss("trimmed_mse"), "latex", "a trimmed loss cannot be exported to latex: use torch or json"),
+        (loss("ldam"), "latex", "looks at a row as a whole, so it has no formula of one output"),
+        (loss("logit_adjustment"), "torch", "build it with prior="),
+        (loss("class_balanced", prior=(0.9, 0.1)), "torch", r"give it as class_balanced\(rows=...\)"),
         (Loss(Tree(parse("prior*p"))), "torch", "build it with prior="),
         (Loss(Tree(parse("m")), head="identity"), "torch", "the identity head has no target class"),
     ],
 )
-def test_what_cannot_be_exported_says_so(made: Loss | LossSet, to: str, message: str) -> None:
+def test_what_cannot_be_exported_says_so(given: Loss | LossSet, to: str, message: str) -> None:
     with pytest.raises(LossError, match=message):
-        export(made, to=to)
+        export(given, to=to)

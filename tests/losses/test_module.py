@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from published_losses import PROGRESS, made
 from torch import Tensor, nn
 
 from lossmith.losses import PUBLISHED, Loss, LossSet, Pairwise, Ratio, Tree, loss, to_json
@@ -32,7 +33,7 @@ COMPILED = ("cross_entropy", "baikal", "focal(gamma=1.5)", "taylor_evolved_1")
 
 def variety() -> list[Loss | LossSet]:
     return [
-        *map(loss, PUBLISHED),
+        *(made(name, classes=5) for name in PUBLISHED),
         loss("focal", head="sigmoid", outputs="mean"),
         loss("t*prior*log(p)", prior=(0.2,) * 5, smoothing=0.1),
         Loss(Tree(parse("2*p*t")), aggregation=Ratio(Tree(parse("p + t")))),
@@ -47,19 +48,19 @@ def test_it_owns_no_tensors_and_copies_by_value(criterion: Loss | LossSet) -> No
     assert not list(criterion.buffers())
     assert not criterion.state_dict()
     one_hot = torch.eye(5)[TARGET]
-    expected = criterion(OUTPUT, one_hot)
+    expected = criterion(OUTPUT, one_hot, progress=PROGRESS)
     for twin in (copy.deepcopy(criterion), pickle.loads(pickle.dumps(criterion))):
         assert twin is not criterion
         assert to_json(twin) == to_json(criterion)
-        assert twin(OUTPUT, one_hot) == expected
+        assert twin(OUTPUT, one_hot, progress=PROGRESS) == expected
     model = nn.ModuleDict({"criterion": criterion}).double().half()  # a cast of the model around it changes nothing
-    assert model["criterion"](OUTPUT, one_hot) == expected
+    assert model["criterion"](OUTPUT, one_hot, progress=PROGRESS) == expected
 
 
 def test_random_states_are_not_touched_by_a_loss() -> None:
     before = torch.get_rng_state()
     for criterion in variety():
-        criterion(OUTPUT, torch.eye(5)[TARGET])
+        criterion(OUTPUT, torch.eye(5)[TARGET], progress=PROGRESS)
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -70,12 +71,12 @@ def test_float32_inside_autocast(name: str) -> None:
         criterion = Loss(Tree(parse("-t*log(p)")), head=lambda z: torch.softmax(z @ mix, -1))
         target: Tensor = torch.eye(5)[TARGET]
     else:
-        criterion, target = loss(name), TARGET
+        criterion, target = made(name, classes=5), TARGET
     for output in (OUTPUT, OUTPUT.bfloat16()):
-        plain = criterion(output.float(), target, weight=WEIGHT)
+        plain = criterion(output.float(), target, weight=WEIGHT, progress=PROGRESS)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             assert (OUTPUT @ mix).dtype == torch.bfloat16  # autocast is on
-            inside = criterion(output, target, weight=WEIGHT)
+            inside = criterion(output, target, weight=WEIGHT, progress=PROGRESS)
         assert inside.dtype == torch.float32
         assert inside == plain
 

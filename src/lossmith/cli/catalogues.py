@@ -34,6 +34,7 @@ def losses(json: Json = False) -> None:
                     "parameters": dict(entry.parameters),
                     "ranges": dict(entry.ranges),
                     "heads": list(entry.heads),
+                    "needs": list(entry.needs),
                     "summary": entry.summary,
                     "gradient": entry.gradient,
                     "reference": entry.reference,
@@ -47,14 +48,16 @@ def losses(json: Json = False) -> None:
         heading = Text(entry.name, style="bold")
         defaults = ", ".join(f"{name}={value:g}" for name, value in entry.parameters.items())
         heading.append(f"({defaults})" if defaults else "", style="not bold")
-        heading.append(f"   {', '.join(entry.heads)}", style="dim not bold")
+        needs = f"; needs {' and '.join(entry.needs)}" if entry.needs else ""
+        heading.append(f"   {', '.join(entry.heads)}{needs}", style="dim not bold")
         put(console, heading)
         put(console, Padding(entry.formula(), (0, 0, 0, 4)))
         put(console, Padding(Text(entry.reference, style="dim"), (0, 0, 0, 4)))
     console.print(
         "\nFormulas are of one output, to be minimised: t target, p prediction, n number of outputs. Expressions work "
         "wherever a loss is named; they may also read z output, r residual p − t, m margin, p_t prediction of the "
-        "target class, prior, tau progress.\n"
+        "target class, prior, tau progress. A task gives its class prior and progress; in a loop of your own they are "
+        "prior=... of the loss and progress=... of the call.\n"
     )
     print_commands(console, [('lossmith export "focal(gamma=3)" --to torch', "one of them as PyTorch")])
 
@@ -65,6 +68,7 @@ def tasks(json: Json = False) -> None:
     from lossmith.tasks.datasets import catalogue
 
     here = {entry.name: entry.found for entry in catalogue()}
+    here |= {built.data: "made, not read" for built in TASKS.values() if built.made is not None}
     if json:
         print_json(
             {
@@ -108,6 +112,7 @@ def tasks(json: Json = False) -> None:
             ("@fraction=0.1", "a tenth of the training rows"),
         ],
     )
+    console.print("\nA member of a family: sine/mlp@wave=3. Several tasks: digits/mlp,digits/mlp2, sine/mlp@wave=0-9.")
     console.print("\nYour own: --task package.module:function, a function that returns lm.Task(...).")
     if not all(here[built.data] for built in TASKS.values()):
         console.print()

@@ -3,6 +3,7 @@
 - `Pointwise`: mean over rows of the sum (or mean) over outputs of ℓ(p, t). Everything in the papers.
 - `Ratio`: 1 − Σa/Σb per class or over the batch, both sums of elementwise values: Dice, Tversky, soft F-measures.
 - `Pairwise`: mean of ℓ(z_i − z_j) over pairs of rows with t_i > t_j inside a group: AUC, ranking.
+- `Trimmed`: as pointwise, but over the rows of a batch whose loss is smallest: label noise, outliers.
 """
 
 from __future__ import annotations
@@ -58,7 +59,27 @@ class Pairwise:
     kind = "pairwise"
 
 
-Aggregation: TypeAlias = Pointwise | Ratio | Pairwise
+@dataclass(frozen=True)
+class Trimmed:
+    """Weighted mean over the h rows of the batch with the smallest loss; of equal ones the first.
+
+    Least trimmed squares (Rousseeuw 1984, *Least Median of Squares Regression*, J. American Statistical Association 79)
+    and iterative trimmed loss minimisation (Shen & Sanghavi 2019, arXiv 1810.11874), here within each batch.
+
+    Args:
+        keep: share of the rows that are kept, in (0, 1]: h = ⌊keep·N⌋, at least 1; rows of weight 0 are no rows.
+    """
+
+    keep: float
+    kind = "trimmed"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.keep <= 1:
+            raise LossError(f"trimmed keep {self.keep!r}: use a share in (0, 1].")
+        object.__setattr__(self, "keep", float(self.keep))
+
+
+Aggregation: TypeAlias = Pointwise | Ratio | Pairwise | Trimmed
 
 
 def document(aggregation: Aggregation) -> dict[str, Any]:
@@ -66,6 +87,8 @@ def document(aggregation: Aggregation) -> dict[str, Any]:
     if isinstance(aggregation, Ratio):
         kernel = {"family": aggregation.denominator.family, **aggregation.denominator.document()}
         return {"kind": "ratio", "denominator": kernel, "over": aggregation.over, "smooth": aggregation.smooth}
+    if isinstance(aggregation, Trimmed):
+        return {"kind": "trimmed", "keep": aggregation.keep}
     return {"kind": aggregation.kind}
 
 
@@ -99,6 +122,37 @@ def ratio(numerator: Tensor, denominator: Tensor, weight: Tensor | None, how: Ra
     empty = (above == 0) & (below == 0)
     lost: Tensor = 1 - above.masked_fill(empty, 1.0) / below.masked_fill(empty, 1.0)
     return lost.mean()
+
+
+def trimmed(
+    rows: Tensor, weight: Tensor | None, num_items: Tensor | float | None, reduction: str, how: Trimmed
+) -> Tensor:
+    """Σwℓ / Σw over the rows that are kept.
+
+    Args:
+        rows: ℓ per row, [N]. weight: [N] or None.
+        num_items: what the weights of all batches add up to: the mean counts for the share of this one, so that
+            accumulated batches add up to the mean of their trimmed means.
+        reduction: "mean" or "sum" of what is kept.
+
+    Raises:
+        LossError: reduction="none": what a row counts depends on the others.
+    """
+    if reduction == "none":
+        raise LossError('a trimmed loss has no value per row: use reduction="mean".')
+    every = torch.ones_like(rows) if weight is None else weight
+    with torch.no_grad():
+        there = every != 0
+        kept = (how.keep * there.sum() + 1e-9).floor().clamp(min=1)  # 0.29·100 is a little less than 29 in floats
+        # What is not there is sorted behind everything, NaN of what is there included: that shall not pass unseen.
+        last = rows.masked_fill(rows.isnan(), torch.inf).masked_fill(~there, torch.nan)
+        order = torch.argsort(last, stable=True)
+        rank = torch.empty_like(order).scatter(0, order, torch.arange(len(order), device=order.device))
+        own = torch.where(there & (rank < kept), every, torch.zeros_like(every))
+    value = weighted_mean(rows, own, None, reduction)
+    if num_items is None or reduction == "sum":
+        return value
+    return value * (every.sum() / _divisor(num_items, value))
 
 
 def check_pairwise(kernel: Kernel) -> None:
@@ -162,4 +216,9 @@ def aggregation_from(document: object, kernel_from: Callable[[object], Kernel]) 
             return Ratio(kernel_from(document["denominator"]), document["over"], number(document, "smooth"))
         except KeyError as missing:
             raise LossError(f"a ratio aggregation needs the field {missing}.") from None
-    raise LossError(f"unknown aggregation {kind!r}: pointwise, ratio or pairwise.")
+    if kind == "trimmed":
+        try:
+            return Trimmed(number(document, "keep"))
+        except KeyError as missing:
+            raise LossError(f"a trimmed aggregation needs the field {missing}.") from None
+    raise LossError(f"unknown aggregation {kind!r}: pointwise, ratio, pairwise or trimmed.")

@@ -11,6 +11,7 @@ from lossmith.losses import aggregation as agg
 from lossmith.losses.family import Kernel, number
 from lossmith.losses.inputs import Head, head_name
 from lossmith.losses.loss import Loss, LossSet
+from lossmith.losses.online_rule import online_rule_from
 from lossmith.records import canonical_json, content_hash
 
 FORMAT = 1
@@ -49,6 +50,8 @@ def to_document(loss: Loss | LossSet) -> dict[str, Any]:
         document["prior"] = list(loss.prior)
     if loss.name is not None:
         document["name"] = loss.name
+    if loss.online is not None:  # left out where there is none, so that older losses keep their documents and hashes
+        document["online"] = loss.online.document()
     return document
 
 
@@ -115,6 +118,7 @@ def _single(document: Mapping[str, Any], head: Head | None) -> Loss:
             smoothing=number(document, "smoothing"),
             prior=prior,
             name=name,
+            online=None if document.get("online") is None else online_rule_from(document["online"]),
         )
     except KeyError as missing:
         raise LossError(f"the loss document lacks the field {missing}.") from None

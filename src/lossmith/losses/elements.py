@@ -13,9 +13,9 @@ from torch import Tensor
 
 from lossmith.losses import delta_kernel as machine
 from lossmith.losses.inputs import LEAST_LOG, compute_inputs
-from lossmith.losses.interpreter import Population
 from lossmith.losses.interpreter_kernel import LANES, NOTHING, ONES
 from lossmith.losses.loss import Loss
+from lossmith.losses.programs import Program
 from lossmith.losses.tangents import Array, along, own_output, packed
 
 Steps: TypeAlias = tuple[int, int, int]
@@ -43,7 +43,7 @@ class Layout:
 
 
 @lru_cache(maxsize=256)
-def _layout(population: Population) -> Layout:
+def _layout(population: Program) -> Layout:
     names = population.reads[: population.moving]
     rows = (
         list(names) + [name for name in ("p", "log_p") if name not in names] + ["slope of inv_p"] * ("inv_p" in names)
@@ -73,7 +73,7 @@ class Elements(NamedTuple):
         scalars: (n, τ).
     """
 
-    population: Population
+    population: Program
     head: str
     outputs: int
     lanes: int
@@ -161,7 +161,7 @@ class Elements(NamedTuple):
 
 def elements(
     loss: Loss,
-    population: Population,
+    population: Program,
     output: Tensor,
     target: Tensor,
     weight: Tensor | None = None,
@@ -234,7 +234,7 @@ def _ones(count: int, dtype: np.dtype[Any]) -> Array:
     return np.ones(count, dtype)
 
 
-def _computed(head: str, population: Population, z: Array, t: Array, w: Array, lanes: int) -> dict[str, Array]:
+def _computed(head: str, population: Program, z: Array, t: Array, w: Array, lanes: int) -> dict[str, Array]:
     """What is read under sigmoid or identity, by name, [P, C, L] or [P, C, L, 2]."""
     wanted = frozenset(population.reads) - {"w", "prior"} | {"p"}
     wanted |= {"log_p"} if "inv_p" in wanted and head == "sigmoid" else set()

@@ -1,26 +1,36 @@
 """A loss handed over: a self-contained torch module, a LaTeX formula, or a JSON document.
 
-The torch text needs no Lossmith: it is the head, the exact logarithms, the lowered expression and the weighted mean in
-plain sight. Formulas enter it as words of our own parser only, so a document from elsewhere cannot smuggle code.
+The torch text needs no Lossmith: it is the head, the exact logarithms, the lowered expression (or a network with its
+numbers) and the weighted mean in plain sight. Formulas enter it as words of our own parser only, and numbers as
+numbers, so a document from elsewhere cannot smuggle code.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import dataclass
 from textwrap import indent, wrap
 from typing import Any
 
 from lossmith.errors import LossError
-from lossmith.losses.aggregation import Pointwise
+from lossmith.losses.aggregation import Pointwise, Ratio, Trimmed
 from lossmith.losses.codec import to_document
+from lossmith.losses.export_batch import ratio_lines, trimmed_lines
+from lossmith.losses.export_network import network_lines, network_numbers
+from lossmith.losses.export_replay import replay_lines, replay_numbers
 from lossmith.losses.expression import Apply, Node, Number, Symbol, fold, replace_args, substitute, symbols
+from lossmith.losses.family import Kernel
 from lossmith.losses.inputs import LOWERED, head_name
 from lossmith.losses.loss import Loss, LossSet
 from lossmith.losses.lowering import lower
+from lossmith.losses.network import Network
 from lossmith.losses.printer import number_text, to_latex, to_text, to_torch, torch_helpers
+from lossmith.losses.replay import Replay
+from lossmith.losses.row_kernel import RowKernel
 
 FORMATS = ("torch", "latex", "json")
+_INSTEAD = {"torch": "json", "latex": "torch or json"}
 _KEEP_WORDS: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
 
 
@@ -34,8 +44,8 @@ def export(loss: Loss | LossSet, to: str = "torch", classes: int | None = None) 
         classes: the number of outputs C where it is fixed: then n becomes a number.
 
     Raises:
-        LossError: another format; a set of losses, an aggregation other than pointwise, a head of the user's own, or a
-            family without a formula (these can be exported to json).
+        LossError: another format; a set of losses, a pairwise loss, a head of the user's own (these can be exported to
+            json), or LaTeX of an aggregation other than pointwise and of a family without a formula.
     """
     if to not in FORMATS:
         raise LossError(f"cannot export to {to!r}: use {', '.join(FORMATS)}.")
@@ -43,13 +53,26 @@ def export(loss: Loss | LossSet, to: str = "torch", classes: int | None = None) 
         return json.dumps(to_document(loss), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     if isinstance(loss, LossSet):
         raise LossError(f"a set of {len(loss)} losses has no single formula: export its members, or the set to json.")
-    if not isinstance(loss.aggregation, Pointwise):
-        raise LossError(
-            f"a {loss.aggregation.kind} loss cannot be exported to {to} yet, only pointwise ones: use json."
-        )
+    if not isinstance(loss.aggregation, Pointwise | Ratio | Trimmed if to == "torch" else Pointwise):
+        raise LossError(f"a {loss.aggregation.kind} loss cannot be exported to {to}: use {_INSTEAD[to]}.")
     if to == "latex":
         return _latex(loss, classes)
     return _torch(loss, classes)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A kernel as lines of torch.
+
+    Args:
+        title: what the docstring calls it. reads: the inputs that must be there.
+        before: what stands above the function. lines: they end with `value`, ℓ of each element.
+    """
+
+    title: str
+    reads: frozenset[str]
+    before: str
+    lines: list[str]
 
 
 def _outputs(loss: Loss, classes: int | None) -> int | None:
@@ -82,34 +105,62 @@ def _torch(loss: Loss, classes: int | None) -> str:
     head = head_name(loss.head)
     if head == "custom":
         raise LossError("a loss with a head of your own cannot be exported to torch: use json, or a named head.")
-    formula = loss.kernel.expression()
-    root = lower(_with_n(formula, _outputs(loss, classes)))
-    reads = symbols(root)
+    source = _source(loss.kernel, loss, classes)
+    reads, before = source.reads, [source.before]
     if head == "identity" and reads & {"m", "p_t", "log_p_t"}:
         raise LossError("the identity head has no target class: a loss that reads m or p_t needs softmax or sigmoid.")
     if "prior" in reads and loss.prior is None:
         raise LossError("this loss uses the class prior: build it with prior=(share of each class, ...).")
-    body = [*_rows(loss, head), *_inputs(loss, head, reads), *_value(root)]
-    if not reads & ({"t", "p", "z", "r"} | (LOWERED.keys() - {"log_p_t"})):
-        body.append("value = torch.as_tensor(value, dtype=z.dtype, device=z.device).expand(z.shape)")
+    full = "value = torch.as_tensor(value, dtype=z.dtype, device=z.device).expand(z.shape)"
+    lines = list(source.lines)
+    if isinstance(loss.aggregation, Ratio):
+        below = _source(loss.aggregation.denominator, loss, classes)
+        reads, before = reads | below.reads, [*before, *([below.before] if below.before != source.before else [])]
+        lines += [full, "above = value", *below.lines, full, "below = value"]
+    elif not reads & ({"t", "p", "z", "r"} | (LOWERED.keys() - {"log_p_t"})):
+        lines.append(full)
+    body = [*_rows(loss, head), *_inputs(loss, head, reads), *lines]
     progress = ", *, progress" if "tau" in reads else ""
-    helpers = "".join(f"\n\n{source}" for source in torch_helpers(root))
-    lines = indent("".join(f"{line}\n" for line in [*_docstring(loss, head, formula, reads), *body]), "    ")
+    text = indent("".join(f"{line}\n" for line in [*_docstring(loss, head, source), *body]), "    ")
     return (
         '"""A loss function from Lossmith; needs only PyTorch."""\n\n'
         "import torch\nimport torch.nn.functional as F\n"
-        f"{helpers}\n\ndef loss(output, target, weight=None{progress}):\n{lines}{_reduction(loss)}"
+        f"{''.join(before)}\n\ndef loss(output, target, weight=None{progress}):\n{text}{_reduction(loss)}"
     )
 
 
-def _docstring(loss: Loss, head: str, formula: Node, reads: frozenset[str]) -> list[str]:
+def _source(kernel: Kernel, loss: Loss, classes: int | None) -> _Source:
+    if isinstance(kernel, Network):
+        return _Source(str(kernel), frozenset({"p", "t"}), network_numbers(kernel), network_lines(kernel))
+    if isinstance(kernel, Replay):
+        members = [_source(member, loss, classes) for member in kernel.members]
+        reads = frozenset({"tau"}).union(*(member.reads for member in members))
+        before = replay_numbers(kernel, [member.before for member in members])
+        return _Source(str(kernel), reads, before, replay_lines(kernel, [member.lines for member in members]))
+    if isinstance(kernel, RowKernel):
+        return _Source(str(kernel), kernel.reads, "", kernel.source())
+    formula = kernel.expression()
+    root = lower(_with_n(formula, _outputs(loss, classes)))
+    helpers = "".join(f"\n\n{source}" for source in torch_helpers(root))
+    return _Source(to_text(formula), symbols(root), helpers, _value(root))
+
+
+def _docstring(loss: Loss, head: str, source: _Source) -> list[str]:
     name = "".join(c for c in loss.name or "" if c.isprintable() and c not in "\"'\\")  # a name is anybody's text
     share = "mean" if loss.outputs == "mean" else "sum"
     over = "each output's pair (1 - p, p)" if head == "sigmoid" else "outputs"
     rows = {"mean": "weighted mean over rows", "sum": "weighted sum over rows", "none": "one value per row"}
+    whole, returns = f"{share} over {over} of {source.title}", rows[loss.reduction]
+    if isinstance(loss.aggregation, Ratio):
+        where = "each class, mean over classes" if loss.aggregation.over == "class" else "everything"
+        whole = f"1 - sum({source.title})/sum({loss.aggregation.denominator}) over the rows of {where}"
+        returns = f"a number; {number_text(loss.aggregation.smooth)} is added to both weighted sums"
+    elif isinstance(loss.aggregation, Trimmed):
+        returns += f", {number_text(loss.aggregation.keep)} of them: those with the smallest loss"
+    progress = ["    progress: training steps done / steps of the full training, in [0, 1]."] * ("tau" in source.reads)
     kind = "class indices [...] or class targets [..., C]" if head == "softmax" else "[..., C]"
     return [
-        *wrap(f'"""{name + ": " if name else ""}{share} over {over} of {to_text(formula)}', 100, **_KEEP_WORDS),
+        *wrap(f'"""{name + ": " if name else ""}{whole}', 100, **_KEEP_WORDS),
         "",
         "To be minimised. p is the prediction, t the target, n the number of classes.",
         "",
@@ -119,9 +170,9 @@ def _docstring(loss: Loss, head: str, formula: Node, reads: frozenset[str]) -> l
         else "    output: what the model returns, [..., C].",
         f"    target: {kind}.",
         "    weight: weight per row, [...]; rows of weight 0 count for nothing.",
-        *(["    progress: training steps done / steps of the full training, in [0, 1]."] if "tau" in reads else []),
+        *progress,
         "",
-        f"Returns: {rows[loss.reduction]}.",
+        f"Returns: {returns}.",
         '"""',
     ]
 
@@ -230,6 +281,10 @@ def _broken(line: str) -> list[str]:
 
 
 def _reduction(loss: Loss) -> str:
+    if isinstance(loss.aggregation, Ratio):
+        return _indented(ratio_lines(loss.aggregation))
+    if isinstance(loss.aggregation, Trimmed):
+        return _indented(trimmed_lines(loss.aggregation, loss.outputs, loss.reduction))
     lines = [f"rows = value.flatten(1).{loss.outputs}(1)", "if weight is not None:"]
     lines += [
         "    weight = weight.reshape(-1).to(rows.dtype)",
@@ -244,4 +299,8 @@ def _reduction(loss: Loss) -> str:
             "mass = torch.tensor(float(max(len(rows), 1))) if weight is None else weight.sum()",
             "return rows.sum() / (mass + (mass == 0))",
         ]
+    return _indented(lines)
+
+
+def _indented(lines: list[str]) -> str:
     return "".join(f"    {line}\n" for line in lines)

@@ -8,76 +8,15 @@ formula.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 
 from lossmith.errors import LossError
+from lossmith.losses.entry import CLASSES, Published
 from lossmith.losses.family import Kernel
 from lossmith.losses.inputs import HEADS
-from lossmith.losses.parser import parse
+from lossmith.losses.related import RELATED
 from lossmith.losses.taylor import Taylor, kept_terms
-from lossmith.losses.tree import Tree
 
-_CLASSES = ("softmax", "sigmoid")
-
-
-@dataclass(frozen=True)
-class Published:
-    """A loss from the literature.
-
-    Args:
-        name: how it is called in Python and on the command line.
-        text: ℓ in the expression language, with the parameters as names; "" where the loss has another family.
-        parameters: their default values.
-        reference: where it was published.
-        heads: heads it makes sense under.
-        summary: one sentence for people.
-        gradient: what its gradient does, in one sentence.
-        ranges: per parameter the interval of sensible values, "(0, 1]".
-        build: makes the kernel where `text` cannot.
-    """
-
-    name: str
-    text: str
-    reference: str
-    summary: str
-    gradient: str
-    heads: tuple[str, ...] = _CLASSES
-    parameters: Mapping[str, float] = field(default_factory=dict, hash=False)
-    ranges: Mapping[str, str] = field(default_factory=dict, hash=False)
-    build: Callable[[Mapping[str, float]], Kernel] | None = None
-
-    def kernel(self, parameters: Mapping[str, float] | None = None) -> Kernel:
-        """The loss with its parameters, defaults where none is given.
-
-        Raises:
-            LossError: a parameter the loss does not have, or a value outside its range.
-        """
-        parameters = parameters or {}
-        unknown = sorted(parameters.keys() - self.parameters.keys())
-        if unknown:
-            takes = ", ".join(self.parameters) if self.parameters else "no parameters"
-            raise LossError(f"{self.name} has no parameter {unknown[0]!r}: it takes {takes}.")
-        values = {**self.parameters, **parameters}
-        for name, value in values.items():
-            _check_range(self.name, name, value, self.ranges.get(name, "(-inf, inf)"))
-        return Tree(parse(self.text, parameters=values)) if self.build is None else self.build(values)
-
-    def title(self, parameters: Mapping[str, float] | None = None) -> str:
-        """The name with the parameters that differ from their defaults: "focal(gamma=3)"."""
-        changed = [f"{k}={float(v):g}" for k, v in sorted((parameters or {}).items()) if v != self.parameters[k]]
-        return f"{self.name}({', '.join(changed)})" if changed else self.name
-
-    def formula(self) -> str:
-        """ℓ as text with named parameters; of a Taylor loss, the polynomial."""
-        return self.text or str(self.kernel())
-
-
-def _check_range(loss: str, name: str, value: float, interval: str) -> None:
-    low, high = (float(bound) for bound in interval[1:-1].split(","))
-    above = value > low if interval[0] == "(" else value >= low
-    below = value < high if interval[-1] == ")" else value <= high
-    if not (above and below):
-        raise LossError(f"{loss}: {name} = {value} is outside {interval}.")
+__all__ = ["PUBLISHED", "Published", "taylor_cross_entropy"]
 
 
 def taylor_cross_entropy(values: Mapping[str, float]) -> Taylor:
@@ -147,7 +86,7 @@ PUBLISHED: Mapping[str, Published] = {
             "Lin et al. 2017, Focal Loss for Dense Object Detection, arXiv 1708.02002",
             "Cross-entropy that fades on examples already classified well; gamma = 0 is cross-entropy.",
             "The pull of cross-entropy times about (1 - p_t)^gamma: hard examples dominate.",
-            _CLASSES,
+            CLASSES,
             {"gamma": 2.0},
             {"gamma": "[0, inf)"},
         ),
@@ -157,7 +96,7 @@ PUBLISHED: Mapping[str, Published] = {
             "Szegedy et al. 2016, Rethinking the Inception Architecture for Computer Vision, arXiv 1512.00567",
             "Cross-entropy with a share alpha of the target spread over all classes.",
             "Pulls to p_t = 1 - alpha + alpha/n and no further.",
-            _CLASSES,
+            CLASSES,
             {"alpha": 0.1},
             {"alpha": "[0, 1)"},
         ),
@@ -168,7 +107,7 @@ PUBLISHED: Mapping[str, Published] = {
             "arXiv 1805.07836",
             "Between cross-entropy (q near 0) and mean absolute error (q = 1); robust to label noise.",
             "The pull of cross-entropy times p_t^q: examples the model disbelieves count less.",
-            _CLASSES,
+            CLASSES,
             {"q": 0.7},
             {"q": "(0, 1]"},
         ),
@@ -199,7 +138,7 @@ PUBLISHED: Mapping[str, Published] = {
             _EVOMAL,
             "The absolute value of cross-entropy: where phi1 > 1 it turns around at p_t = 1/phi1.",
             "The pull of cross-entropy below p_t = 1/phi1 and its opposite above: an implicit label smoothing.",
-            _CLASSES,
+            CLASSES,
             {"phi0": 1.0, "phi1": 1.0},
         ),
         Published(
@@ -208,7 +147,7 @@ PUBLISHED: Mapping[str, Published] = {
             _EVOMAL,
             "Label smoothing that needs the target's output only: the rest of the mass is taken as evenly spread.",
             "Pulls to p_t = 1 - xi + xi/n as label smoothing does, but leaves the other classes' order alone.",
-            _CLASSES,
+            CLASSES,
             {"xi": 0.1},
             {"xi": "[0, 1)"},
         ),
@@ -234,10 +173,11 @@ PUBLISHED: Mapping[str, Published] = {
             _TAYLORGLO,
             "Cross-entropy's Taylor polynomial of any order about t = p = 1/2.",
             "Close to cross-entropy for middling p_t and bounded at p_t = 0.",
-            _CLASSES,
+            CLASSES,
             {"order": 3.0},
             {"order": "[1, 20]"},
             taylor_cross_entropy,
         ),
+        *RELATED,
     )
 }

@@ -15,13 +15,16 @@ from lossmith.losses.aggregation import (
     Pairwise,
     Pointwise,
     Ratio,
+    Trimmed,
     check_pairwise,
     pairwise,
     ratio,
+    trimmed,
     weighted_mean,
 )
 from lossmith.losses.family import Kernel, Setting
 from lossmith.losses.inputs import Head, compute_inputs, head_name
+from lossmith.losses.online_rule import OnlineRule
 
 Reduction = Literal["mean", "sum", "none"]
 Outputs = Literal["sum", "mean"]
@@ -38,14 +41,16 @@ class Loss(nn.Module):
         kernel: the elementwise ℓ.
         head: "softmax", "sigmoid" (each output is the pair (1−p, p)), "identity", or a function from output to
             prediction.
-        aggregation: `Pointwise()`, `Ratio(...)` or `Pairwise()`.
+        aggregation: `Pointwise()`, `Ratio(...)`, `Pairwise()` or `Trimmed(...)`.
         reduction: over rows or pairs: "mean" (Σwℓ/Σw) or "sum"; "none" (per row) for pointwise losses only. A ratio is
             neither: it takes "mean".
-        outputs: over outputs of a pointwise loss: "sum" (the authors' code) or "mean" (the papers' 1/n). It scales the
-            effective learning rate.
+        outputs: over outputs of a pointwise or trimmed loss: "sum" (the authors' code) or "mean" (the papers' 1/n). It
+            scales the effective learning rate.
         smoothing: label smoothing α: targets become (1−α)t + α/n.
         prior: class prior π, a number above 0 per class, needed by losses that read it.
         name: for people; takes no part in `loss_hash` and `key`.
+        online: how the loss parameters go on learning while they train a model (`training.online`); called, the loss
+            is what it is at the φ it has now.
 
     Raises:
         LossError: a setting that does not exist, is out of range, or does not go with the others.
@@ -68,6 +73,7 @@ class Loss(nn.Module):
         smoothing: float = 0.0,
         prior: Sequence[float] | None = None,
         name: str | None = None,
+        online: OnlineRule | None = None,
     ) -> None:
         super().__init__()
         aggregation = Pointwise() if aggregation is None else aggregation
@@ -90,10 +96,13 @@ class Loss(nn.Module):
             raise LossError("prior is empty: give one number above 0 per class.")
         if prior is not None and not all(0 < share < math.inf for share in prior):
             raise LossError(f"prior {prior}: every class needs a number above 0, because losses take its logarithm.")
+        if online is not None and not kernel.phi:
+            raise LossError(f"{kernel} has no loss parameters that could adapt while it trains: leave online out.")
         self.kernel, self.head, self.aggregation = kernel, head, aggregation
         self.reduction, self.outputs, self.smoothing = reduction, outputs, float(smoothing) + 0.0
         self.prior = None if prior is None else tuple(prior)
         self.name = name
+        self.online = online
 
     def forward(
         self,
@@ -153,6 +162,8 @@ class Loss(nn.Module):
             if isinstance(self.aggregation, Ratio):
                 return ratio(value, self._full(self.aggregation.denominator.value(x), z), w, self.aggregation)
             per_row = value.flatten(1).sum(1) if self.outputs == "sum" else value.flatten(1).mean(1)  # [N]
+            if isinstance(self.aggregation, Trimmed):
+                return trimmed(per_row, w, num_items, self.reduction, self.aggregation)
             reduced = weighted_mean(per_row, w, num_items, self.reduction)
             return reduced.reshape(rows) if self.reduction == "none" else reduced
 
@@ -172,8 +183,9 @@ class Loss(nn.Module):
         from lossmith.losses.codec import to_document
         from lossmith.records import content_hash
 
-        if not isinstance(self.aggregation, Pointwise):
-            # What cannot matter in a sum over outputs of ℓ(p, t) can in a ratio of sums and in ℓ(z_i − z_j).
+        if not isinstance(self.aggregation, Pointwise) or self.online is not None:
+            # What cannot matter in a sum over outputs of ℓ(p, t) can in a ratio of sums and in ℓ(z_i − z_j), and where
+            # φ learns: two writings of one loss adapt differently.
             return content_hash({k: v for k, v in to_document(self).items() if k != "name"})
         rest = {k: v for k, v in to_document(self).items() if k not in ("kernel", "name")}
         return content_hash({**rest, "key": self.kernel.key(self.setting(classes, hard_targets=hard_targets))})
@@ -187,9 +199,12 @@ class Loss(nn.Module):
             formula = f"1 - sum({self.kernel})/sum({self.aggregation.denominator})" if self.name is None else self.name
         elif isinstance(self.aggregation, Pairwise):
             formula = f"pairwise({formula})"
+        elif isinstance(self.aggregation, Trimmed) and self.name is None:
+            formula = f"trimmed({formula}, keep={self.aggregation.keep:g})"
         smoothing = f", smoothing={self.smoothing:g}" if self.smoothing else ""
         outputs = ", outputs=mean" if self.outputs == "mean" else ""
-        return f"{formula}{smoothing}{outputs}"
+        online = f", {self.online}" if self.online is not None else ""
+        return f"{formula}{smoothing}{outputs}{online}"
 
     def __repr__(self) -> str:
         return f"Loss({self}, head={head_name(self.head)})"
@@ -240,13 +255,15 @@ class LossSet(nn.Module):
     """Several losses of one genome: the first is called, the others are taken by index (auxiliary heads, mixed labels).
 
     Raises:
-        LossError: no loss at all.
+        LossError: no loss at all; members that adapt by different online rules.
     """
 
     def __init__(self, losses: Sequence[Loss]) -> None:
         super().__init__()
         if not losses:
             raise LossError("a set of losses needs at least one loss.")
+        if len({loss.online for loss in losses if loss.online is not None}) > 1:
+            raise LossError("the losses of a set adapt by different online rules: give all that adapt the same one.")
         self.losses = nn.ModuleList(losses)
 
     def forward(self, output: Tensor, target: Tensor, **arguments: Tensor | float | None) -> Tensor:

@@ -29,8 +29,8 @@ from lossmith.losses.autograd_road import (
     with_parameters,
 )
 from lossmith.losses.elements import APART, Elements, elements, flat_phi, flattened
-from lossmith.losses.interpreter import Population, supported
 from lossmith.losses.loss import Loss
+from lossmith.losses.programs import Program, program_kind, program_of
 from lossmith.losses.tangents import Array
 
 
@@ -40,7 +40,7 @@ class _Group:
 
     places: Array
     first: Loss
-    program: Population | None
+    program: Program | None
 
 
 class PopulationLoss:
@@ -68,7 +68,7 @@ class PopulationLoss:
         self._groups: list[_Group] = []
         for common, places in groups.items():
             kernels = [self.losses[place].kernel for place in places]
-            program = None if common is None else Population.of(kernels, tunable=tunable)
+            program = None if common is None else program_of(kernels, tunable=tunable)
             self._groups.append(_Group(np.array(places, np.int64), self.losses[places[0]], program))
 
     def __len__(self) -> int:
@@ -195,10 +195,11 @@ class PopulationLoss:
 
 
 def interpreted(loss: Loss, *, tunable: bool = False) -> bool:
-    """Whether the interpreter can stand in for autograd on the CPU, for a loss (with its φ as parameters).
+    """Whether a compiled program can stand in for autograd on the CPU, for a loss (with its φ as parameters).
 
-    True for pointwise losses under softmax, sigmoid and identity whose kernel it supports. A subclass with a `forward`
-    of its own, or a loss with hooks, has to be called to have its say.
+    True for pointwise losses under softmax, sigmoid and identity whose kernel has one: expressions of built-in
+    primitives, and networks with two hidden layers. A subclass with a `forward` of its own, or a loss with hooks, has
+    to be called to have its say.
     """
     return (
         type(loss).forward is Loss.forward
@@ -206,7 +207,7 @@ def interpreted(loss: Loss, *, tunable: bool = False) -> bool:
         and loss.reduction != "none"
         and isinstance(loss.head, str)
         and not _hooked(loss)
-        and supported(loss.kernel, tunable=tunable)
+        and program_kind(loss.kernel, tunable=tunable) is not None
     )
 
 
@@ -226,11 +227,12 @@ def _alike(loss: Loss, tunable: bool) -> Hashable:
         return None
     # Those that need further runs of the interpreter shall not make the others pay for them.
     apart = tuple(name for name in APART if loss.head == "softmax" and name in _inputs_of(loss, tunable))
-    return loss.head, loss.smoothing, loss.prior, loss.outputs, loss.reduction, apart
+    kind = program_kind(loss.kernel, tunable=tunable)
+    return kind, loss.head, loss.smoothing, loss.prior, loss.outputs, loss.reduction, apart
 
 
 def _inputs_of(loss: Loss, tunable: bool) -> tuple[str, ...]:
-    return Population.of((loss.kernel,), tunable=tunable).reads
+    return program_of((loss.kernel,), tunable=tunable).reads
 
 
 def _computable(outputs: Tensor) -> Tensor:

@@ -80,7 +80,8 @@ def loss(
     settings |= {key: value for key, value in inside.items() if key in _OPTIONS}
     settings["smoothing"] = _numbers(name, {"smoothing": settings["smoothing"]})["smoothing"]
     _check_head(entry, settings["head"])
-    return Loss(entry.kernel(values), prior=prior, name=entry.title(values), **settings)
+    around = entry.aggregation(values)
+    return Loss(entry.kernel(values), aggregation=around, prior=prior, name=entry.title(values), **settings)
 
 
 def _split(text: str) -> tuple[str, dict[str, str]] | None:
