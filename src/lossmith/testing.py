@@ -16,6 +16,7 @@ from lossmith.rng import torch_global_scope
 from lossmith.tasks.base import AnyTask
 from lossmith.tasks.data import Data, TensorData
 from lossmith.tasks.function import FunctionTask
+from lossmith.tasks.several import SeveralTasks
 from lossmith.tasks.splits import stratified_order
 from lossmith.tasks.task import Task
 from lossmith.tasks.terms import check_terms, supervised
@@ -31,7 +32,7 @@ def check_task(task: AnyTask) -> None:
     """Try a task in seconds: a few batches, one training step, one metric; data in memory is read through once.
 
     Args:
-        task: of either floor. For floor A the function is called with 1 % of its budget.
+        task: of either floor. For floor A the function is called with 1 % of its budget. Of several each is tried.
 
     Raises:
         TaskError: the first thing found wrong, what was expected and what to do.
@@ -40,6 +41,13 @@ def check_task(task: AnyTask) -> None:
         >>> import lossmith as lm
         >>> check_task(lm.task("digits/mlp"))
     """
+    if isinstance(task, SeveralTasks):
+        for one in task.tasks:
+            try:
+                check_task(one)
+            except TaskError as error:
+                raise TaskError(f"{one.name}: {error}") from error
+        return
     if task.metric.direction not in ("min", "max"):
         raise TaskError(
             f'metric {task.metric.name!r} has no direction: give lm.metrics.metric(function, direction="min").'
@@ -165,7 +173,7 @@ def _check_no_shared_rows(task: Task) -> None:
     known = set(rows)
     natural = 1 - len(known) / len(rows)  # data with few distinct rows repeats itself anyway
     for split, data in task.data.items():
-        if split == "train" or not isinstance(data, TensorData):
+        if split == "train" or not isinstance(data, TensorData) or (split == "fitness" and task.same_rows):
             continue
         hashes = _row_hashes(data)
         shared = sum(row in known for row in hashes)

@@ -24,6 +24,7 @@ TABLE = {  # DESIGN §6
     "digits/lenet5": (Recipe(3_000, 128, SGD(0.01)), 500),
     "diabetes/mlp": (Recipe(3_000, 128, NESTEROV), 500),
     "california/mlp": (Recipe(10_000, 128, NESTEROV), 500),
+    "sine/mlp": (Recipe(100, 100, SGD(0.001)), 100),  # ALGORITHMS §5; the whole of train in every batch
     "mnist/cnn": (Recipe(20_000, 100, SGD(0.01)), 2_000),
     "mnist/lenet5": (Recipe(10_000, 128, SGD(0.01)), 500),
     "fashion_mnist/lenet5": (Recipe(10_000, 128, SGD(0.01)), 500),
@@ -37,6 +38,7 @@ PARAMETERS = {  # weights and biases counted by hand from the table's layer size
     "digits/mlp2": 64 * 256 + 256 + 256 * 256 + 256 + 256 * 10 + 10,
     "diabetes/mlp": 10 * 64 + 64 + 64 * 64 + 64 + 64 + 1,
     "california/mlp": 8 * 128 + 128 + 128 * 128 + 128 + 128 + 1,
+    "sine/mlp": 100 + 100 + 100 * 10 + 10 + 10 + 1,
     "mnist/cnn": 832 + 51_264 + 64 * 49 * 1024 + 1024 + 10_250,
     "digits/lenet5": 61_706,  # LeCun et al. 1998's layer sizes with full connections, 156+2416+48120+10164+850
 }

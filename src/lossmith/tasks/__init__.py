@@ -11,6 +11,7 @@ from lossmith.tasks.optimizers import SGD, Adam, AdamW, OptimizerFactory
 from lossmith.tasks.recipe import Recipe
 from lossmith.tasks.resolve import resolve_task
 from lossmith.tasks.schedules import Schedule
+from lossmith.tasks.several import SeveralTasks, all_parts, members_of
 from lossmith.tasks.task import Task
 from lossmith.tasks.terms import Forward, Terms, supervised
 from lossmith.tasks.trial import Trial, TrialStopped
@@ -31,11 +32,14 @@ __all__ = [
     "Outcome",
     "Recipe",
     "Schedule",
+    "SeveralTasks",
     "Task",
     "TensorData",
     "Terms",
     "Trial",
     "TrialStopped",
+    "all_parts",
+    "members_of",
     "metrics",
     "resolve_task",
     "schedules",

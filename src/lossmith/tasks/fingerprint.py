@@ -12,6 +12,7 @@ from lossmith.tasks.trees import tensors
 
 if TYPE_CHECKING:
     from lossmith.tasks.function import FunctionTask
+    from lossmith.tasks.several import SeveralTasks
     from lossmith.tasks.task import Task
 
 
@@ -49,6 +50,19 @@ def function_fingerprint(task: FunctionTask) -> dict[str, Any]:
         "steps": task.steps,
     }
     return {**document, "digest": digest(document)}
+
+
+def several_fingerprint(task: SeveralTasks) -> dict[str, Any]:
+    """Several tasks: the fingerprint of each, in order, and a hash of their hashes."""
+    each = [one.fingerprint() for one in task.tasks]
+    shared: dict[str, Any] = {
+        "head": describe_head(task.head),
+        "metric": task.metric.describe(),
+        "controls": list(task.controls),
+        "outputs": task.outputs,
+    }
+    document = {"name": task.name, "reference": task.reference, **shared}
+    return {**document, "tasks": each, "digest": content_hash({**shared, "tasks": [one["digest"] for one in each]})}
 
 
 def digest(document: dict[str, Any]) -> str:

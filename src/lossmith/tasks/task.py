@@ -56,6 +56,10 @@ class Task(AnyTask):
         reference: text from which `resolve_task` builds this task again, or None.
         seed: of all splits and subsets.
         partial: steps of a partial training by default; None leaves it to the search.
+        same_rows: whether valid holds training rows on purpose, so that loss parameters are learned on the rows that
+            the base model is trained on. Selection and test must be others all the same.
+        stop_at_chance: whether a partial training may be stopped that is no better than a constant predictor once the
+            task loss is; False where sound losses leave chance late or only from some θ0.
 
     Raises:
         TaskError: a part that cannot serve, with what to give instead.
@@ -83,6 +87,8 @@ class Task(AnyTask):
     reference: str | None
     seed: int
     partial: int | None
+    same_rows: bool
+    stop_at_chance: bool
     modifiers: tuple[tuple[str, float], ...]
     unmodified: Mapping[Split, Data] | None
 
@@ -103,11 +109,14 @@ class Task(AnyTask):
         reference: str | None = None,
         seed: int = 0,
         partial: int | None = None,
+        same_rows: bool = False,
+        stop_at_chance: bool = True,
     ) -> None:
         check_number("Task.seed", seed, least=0, whole=True)
         metric = default_metric(head) if metric is None else metric
         self._set(model=model, forward=forward, head=head, metric=metric, recipe=recipe, controls=controls)
-        self._set(name=name, reference=reference, seed=seed, partial=partial, modifiers=(), unmodified=None)
+        self._set(name=name, reference=reference, seed=seed, partial=partial, same_rows=same_rows)
+        self._set(stop_at_chance=stop_at_chance, modifiers=(), unmodified=None)
         self._set(data=divide_rows(train, valid, selection, test, seed))
 
     def _set(self, **parts: Any) -> None:
