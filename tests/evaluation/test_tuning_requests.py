@@ -187,11 +187,23 @@ class Scripted:
     def __init__(self, fatal: str = "", diverges: str = "") -> None:
         self.fatal, self.diverges = fatal, diverges
         self.calls: list[tuple[int, int, float]] = []  # how many, seed, learning rate
+        self.states: list[list[str]] = []
 
     def __call__(
-        self, task: Task, losses: Sequence[Loss], how: Tuning, *, seed: int, threads: int, dtype: str
+        self,
+        task: Task,
+        losses: Sequence[Loss],
+        how: Tuning,
+        *,
+        seed: int,
+        threads: int,
+        dtype: str,
+        states: Sequence[str],
+        memory: int,
     ) -> list[Tuned]:
         assert (threads, dtype) == (PLAN.threads, PLAN.dtype)
+        assert memory > 0
+        self.states.append(list(states))
         self.calls.append((len(losses), seed, task.recipe.base_lr))
         if any(self.fatal and self.fatal in str(one) for one in losses):
             raise RuntimeError("out of memory")
@@ -199,10 +211,13 @@ class Scripted:
 
     def _tuned(self, one: Loss, how: Tuning) -> Tuned:
         if self.diverges and self.diverges in str(one):
-            return Tuned(Status("diverged", "", "non-finite at meta-step 2"), one, 2, ((1, 0.5), (2, math.nan)))
+            diverged = Status("diverged", "", "non-finite at meta-step 2")
+            return Tuned(diverged, one, 2, ((1, 0.5), (2, math.nan)), state="before it", meta_steps=2)
         phi = [weight - 1.0 for weight in one.kernel.phi]
         steps = how.meta_steps * how.unroll_length
-        return Tuned(OK, Loss(one.kernel.with_phi(phi)), steps, ((how.meta_steps, 0.123456789),), "scripted")
+        after = Loss(one.kernel.with_phi(phi))
+        history = ((how.meta_steps, 0.123456789),)
+        return Tuned(OK, after, steps, history, "scripted", f"after {how.meta_steps}", meta_steps=how.meta_steps)
 
 
 def scripted(monkeypatch: pytest.MonkeyPatch, **options: str) -> Scripted:
@@ -224,6 +239,7 @@ def test_what_differs_in_settings_seed_or_learning_rate_is_tuned_apart(monkeypat
     ]
     found = evaluate_chunk(TASK, asked, PLAN)
     assert stand_in.calls == [(3, 5, 0.1), (1, 6, 0.1), (1, 5, 0.2), (1, 5, 0.1)]
+    assert stand_in.states == [[""] * 3, [""], [""], [""]]
     assert [e.request for e in found] == [r.key for r in asked]
     for one, place in zip(found, (0, 1, 1, 2, 2, 3), strict=True):
         assert tuned_loss(one).kernel == candidates[place].kernel.with_phi([0.0] * len(candidates[place].kernel.phi))
@@ -249,6 +265,7 @@ def test_what_diverges_keeps_its_sentence_and_is_not_screened(monkeypatch: pytes
     assert (str(found.status), found.status.sentence, found.steps) == ("diverged", "non-finite at meta-step 2", 2)
     product = json.loads(found.product)
     assert (product["meta_loss"], product["meta_steps"]) == ([[1, 0.5]], 2)
+    assert "state" not in product  # which the screens end
     assert "before" not in product
 
 

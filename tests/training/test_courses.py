@@ -10,6 +10,7 @@ from lossmith.records import OK
 from lossmith.training.courses import Courses
 from lossmith.training.meta_adam import AdamState, adam_step
 from lossmith.training.meta_gradient import MetaGradient
+from lossmith.training.tuning_state import TuningState
 
 GRADIENTS = np.random.default_rng(0).standard_normal((4, 9))
 
@@ -56,3 +57,37 @@ def test_a_gradient_that_is_no_number_is_noticed() -> None:
     assert courses.status(0).kind == "diverged"
     assert courses.phis[0].tolist() == [1.0, 1.0]
     assert courses.phis[1][0] < 1
+
+
+def test_notes_are_kept_with_the_first_of_them_and_their_number() -> None:
+    courses = Courses.start([np.ones(1), np.ones(1), np.ones(1)])
+    for notes in (("", "", ""), ("raised", "", "too steep"), ("raised further", "", "")):
+        gradients = [np.full(1, np.nan) if note == "too steep" else np.ones(1) for note in notes]
+        found = {i: MetaGradient(1.0, 1.0, g, note) for i, (g, note) in enumerate(zip(gradients, notes, strict=True))}
+        courses = courses.advanced(found, 0.1, keep=False)
+    assert str(courses.notes[0]) == "meta-step 2: raised; 2 such meta-steps"
+    assert 1 not in courses.notes
+    assert courses.status(2).sentence == "tuning became non-finite at meta-step 2 (meta-step 2: too steep)"
+
+
+def test_what_goes_on_from_states_is_numbered_on() -> None:
+    states = [TuningState(5, "adam", np.full(2, 0.1), np.full(2, 0.2)), TuningState(5, "adam", np.ones(1), np.ones(1))]
+    courses = Courses.start([np.ones(2), np.ones(1)], states)
+    assert courses.state(0).to_text() == states[0].to_text()
+    found = {0: MetaGradient(1.0, 1.0, np.ones(2)), 1: MetaGradient(np.nan, 1.0, np.ones(1))}
+    after = courses.advanced(found, 0.1, keep=True)
+    assert (after.taken(0), after.taken(1), after.meta_steps) == (1, 1, 6)
+    assert after.histories == (((6, 1.0),), ())
+    assert after.status(1).sentence == "tuning became non-finite at meta-step 6"
+    phi, adam = adam_step(np.ones(2), np.ones(2), AdamState(states[0].mean, states[0].square, 5), 0.1)
+    assert np.array_equal(after.phis[0], phi)
+    assert after.state(0).to_text() == TuningState(6, "adam", adam.mean, adam.square).to_text()
+    assert after.state(1).to_text() == states[1].to_text()  # from where it was sound
+
+
+def test_sgd_moves_by_the_gradient_alone() -> None:
+    courses = Courses.start([np.ones(2)], [TuningState.begin("sgd", 2)])
+    for done in (1, 2):
+        courses = courses.advanced({0: MetaGradient(1.0, 1.0, np.array([1.0, -2.0]))}, 0.1, keep=False)
+        assert np.allclose(courses.phis[0], [1 - 0.1 * done, 1 + 0.2 * done])
+    assert courses.state(0).meta_steps == 2

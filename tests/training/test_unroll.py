@@ -30,7 +30,7 @@ from lossmith.errors import LossError, TaskError, UsageError
 from lossmith.losses import Loss, LossSet, loss
 from lossmith.records import Tuning
 from lossmith.tasks import Adam, FunctionTask, Terms, schedules
-from lossmith.training import roads, tune, unroll
+from lossmith.training import roads, task_tuning, tune
 from lossmith.training.meta_gradient import MetaGradient, Road, Unroll, draw
 from lossmith.training.tunable import Tunable
 from lossmith.training.unroll import HISTORY
@@ -237,13 +237,13 @@ def test_a_candidate_that_diverges_harms_no_other(length: int) -> None:
 
 def test_a_chunk_keeps_its_company_until_all_of_it_has_diverged(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[tuple[int, ...], ...]] = []
-    honest = unroll.meta_gradients
+    honest = task_tuning.meta_gradients
 
     def spied(how: Unroll, *rest: Any) -> dict[int, MetaGradient]:
         seen.append(how.chunks)
         return honest(how, *rest)
 
-    monkeypatch.setattr(unroll, "meta_gradients", spied)
+    monkeypatch.setattr(task_tuning, "meta_gradients", spied)
     monkeypatch.setattr(roads, "STACK", 2)
     wild, calm = (Loss(tree("exp(t)*square(p)", 1.0, size, 1.0, 1.0)) for size in (100.0, 1.0))
     tune(small_task(), [wild, calm, wild, wild, calm], Tuning(meta_steps=2, unroll_length=2), seed=0)

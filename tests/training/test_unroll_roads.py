@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from unrolled_by_hand import KERNELS, NAMES, PLAIN, agree, double_task, gradients, how, losses, phi, tree
 
 from lossmith.losses import Loss, LossSet, Pairwise
-from lossmith.records import Tuning
+from lossmith.records import Implicit, Tuning
 from lossmith.tasks import Terms
-from lossmith.training import perceptron, tune
+from lossmith.training import perceptron, roads, tune
 from lossmith.training.closed_form import closed_form
-from lossmith.training.meta_gradient import MetaGradient, Road, draw
+from lossmith.training.meta_gradient import MetaGradient, Road, Unroll, draw
 from lossmith.training.tunable import Tunable
 from lossmith.training.unrolled import unrolled
 
@@ -180,6 +180,33 @@ def test_what_cannot_be_recorded_is_differentiated_forward() -> None:
     task = double_task(PLAIN, model=lambda seed: convolutions(2, Doubled()))
     (tuned,) = tune(task, losses("tanh"), Tuning(meta_steps=2), seed=0)
     assert tuned.road == "closed form, one at a time: convolutions are no faster stacked"
+
+
+def test_a_road_is_chosen_by_two_steps_whatever_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[tuple[int, int, bool, bool]] = []
+    honest = roads.meta_gradients
+
+    def spied(how: Unroll, *rest: Any) -> dict[int, MetaGradient]:
+        tried.append((how.length, len(rest[0].train), how.implicit is None, how.carried is None))
+        return honest(how, *rest)
+
+    monkeypatch.setattr(roads, "meta_gradients", spied)
+    task = double_task(PLAIN)
+    for options in ({"unroll_length": 7}, {"unroll_length": 7, "implicit": Implicit()}, {"reinitialise": 4}):
+        tune(task, losses("tanh", "taylor"), Tuning(1, **options), seed=0)
+    assert set(tried) == {(2, 2, True, True), (1, 1, True, False)}
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    ({}, "closed form, layer by layer"),
+    ({"unroll_length": 3}, "unrolled, stacked"),
+    ({"unroll_length": 3, "truncation": 2}, "unrolled through the last 2 of 3 steps, stacked"),
+    ({"reinitialise": 2}, "unrolled, stacked"),
+    ({"implicit": Implicit()}, "implicit, stacked"),
+])  # fmt: skip
+def test_the_road_is_told(options: Any, words: str) -> None:
+    task = double_task(PLAIN)
+    assert tune(task, losses("tanh", "taylor"), Tuning(1, **options), seed=0)[0].road.startswith(words)
 
 
 # Several terms, weights, groups

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lossmith.losses import Loss, LossSet, Taylor, Tree, loss
+from lossmith.losses import Loss, LossSet, Network, Taylor, Tree, loss
 from lossmith.losses.parser import parse
 from lossmith.tasks import SGD, Recipe, Task
 from lossmith.training import Tuned
@@ -60,6 +60,22 @@ def third_order(p: Tensor, t: Tensor, phi: Tensor) -> Tensor:
     return -f
 
 
+def perceptron(p: Tensor, t: Tensor, phi: Tensor, hidden: Sequence[int]) -> Tensor:
+    """softplus(w · relu(… relu(W_1 (p, t)))) with the weights one after the other, as ML3 has it (ALGORITHMS §5)."""
+    x, start = torch.stack([p, t], dim=-1), 0
+    for size in hidden:
+        weight = phi[start : start + size * x.shape[-1]].reshape(size, -1)
+        start += weight.numel()
+        x = torch.clamp(x @ weight.T, min=0)
+    s = x @ phi[start:]
+    return torch.log1p(torch.exp(-s.abs())) + torch.clamp(s, min=0)
+
+
+def network(seed: int, *hidden: int, scale: float = 1.0) -> Network:
+    drawn = Network.drawn(np.random.Generator(np.random.PCG64(seed)), hidden)
+    return Network(tuple(scale * weight for weight in drawn.weights), hidden)
+
+
 def tree(text: str, *weights: float) -> Tree:
     return Tree(parse(text), weights=weights)
 
@@ -77,6 +93,10 @@ KERNELS: dict[str, tuple[Any, Formula]] = {
     "taylor": (
         Taylor((1.5, -1.0, 0.7, 1.2, -0.6, 0.3, 0.4, 0.6)),
         lambda p, log_p, t, w: third_order(p, t, w),
+    ),
+    "network": (
+        network(4, 4, 3, scale=2.0),  # steep enough to be clipped
+        lambda p, log_p, t, w: perceptron(p, t, w, (4, 3)),
     ),
 }
 
@@ -112,11 +132,20 @@ class ByHand:
     forget_momentum: bool = False
     losses: list[float] = field(default_factory=list)
 
-    def task_loss(self, theta: Sequence[Tensor], batches: Sequence[Any], fitness: Any, phi: Tensor) -> Tensor:
-        """Cross-entropy on the fitness batch after one step per batch, as a function of φ."""
+    def trained(
+        self,
+        theta: Sequence[Tensor],
+        batches: Sequence[Any],
+        phi: Tensor,
+        velocity: list[Tensor] | None = None,
+        truncation: int = 0,
+    ) -> tuple[list[Tensor], list[Tensor] | None]:
+        """Parameters and momentum after one step per batch; before the last `truncation` steps cut off from φ."""
         w1, b1, w2, b2 = theta
-        velocity: list[Tensor] | None = None
-        for x, y in batches:
+        for number, (x, y) in enumerate(batches):
+            if truncation and number == len(batches) - truncation:
+                w1, b1, w2, b2 = (v.detach().requires_grad_() for v in (w1, b1, w2, b2))
+                velocity = None if velocity is None else [v.detach() for v in velocity]
             logits = torch.tanh(x @ w1.T + b1) @ w2.T + b2
             log_p = logits - logits.logsumexp(1, keepdim=True)
             t = torch.eye(3, dtype=x.dtype)[y]
@@ -131,13 +160,24 @@ class ByHand:
             velocity = gradient if velocity is None else [mu * m + g for m, g in zip(velocity, gradient, strict=True)]
             moved = [g + mu * m for g, m in zip(gradient, velocity, strict=True)] if self.step.nesterov else velocity
             w1, b1, w2, b2 = (v - self.step.lr * d for v, d in zip((w1, b1, w2, b2), moved, strict=True))
+        return [w1, b1, w2, b2], velocity
+
+    def judged(self, theta: Sequence[Tensor], fitness: Any) -> Tensor:
+        """Cross-entropy on the fitness batch."""
+        w1, b1, w2, b2 = theta
         x, y = fitness
         logits = torch.tanh(x @ w1.T + b1) @ w2.T + b2
         return -(logits - logits.logsumexp(1, keepdim=True))[torch.arange(len(y)), y].mean()
 
-    def meta_gradient(self, drawn: Draw, phi: Sequence[float]) -> Tensor:
+    def task_loss(
+        self, theta: Sequence[Tensor], batches: Sequence[Any], fitness: Any, phi: Tensor, truncation: int = 0
+    ) -> Tensor:
+        """Cross-entropy on the fitness batch after one step per batch, as a function of φ."""
+        return self.judged(self.trained(theta, batches, phi, truncation=truncation)[0], fitness)
+
+    def meta_gradient(self, drawn: Draw, phi: Sequence[float], truncation: int = 0) -> Tensor:
         number = torch.tensor(phi, dtype=torch.float64, requires_grad=True)
-        value = self.task_loss(leaves(drawn), drawn.train, drawn.fitness, number)
+        value = self.task_loss(leaves(drawn), drawn.train, drawn.fitness, number, truncation)
         (gradient,) = torch.autograd.grad(value, number)
         return gradient
 

@@ -6,10 +6,12 @@ most 16 are 13 and 12. Never a function of worker count, free memory or timing.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Hashable, Sequence
 
 from lossmith.evaluation.plan import Plan
-from lossmith.records import Request
+from lossmith.records import Request, canonical_json
+from lossmith.training.tuning_state import meta_steps_of
 
 
 def stacking_key(request: Request) -> Hashable:
@@ -19,11 +21,33 @@ def stacking_key(request: Request) -> Hashable:
     because they train one base model under many losses.
     """
     if request.work == "train":
+        if adapts(request.loss):
+            return (request.work, request.key)  # a loss that learns while it trains is trained alone
         what = (request.seed, request.budget, request.data_fraction, request.splits)
         return (request.work, *what, request.curve, request.stop_at_chance)
     if request.work == "tune":
-        return (request.work, request.settings, request.seed, request.lr_scale)
+        return (request.work, tuned_together(request.settings), request.seed, request.lr_scale)
     return (request.work, request.settings, request.seed)
+
+
+def adapts(loss: str) -> bool:
+    """Whether canonical JSON text is of a loss with an online rule; a quote inside a name is written with a stroke."""
+    return '"online":' in loss
+
+
+def tuned_together(settings: str) -> Hashable:
+    """What the settings of tunings done at once have in common: all but the state, and of that the meta-steps done.
+
+    Settings that cannot be read have nothing in common with others.
+    """
+    if '"state"' not in settings:
+        return settings
+    try:
+        document = json.loads(settings)
+        state = document.pop("state", "")
+        return canonical_json(document), meta_steps_of(state)
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return settings
 
 
 def divide(requests: Sequence[Request], plan: Plan) -> list[tuple[Request, ...]]:

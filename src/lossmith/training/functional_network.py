@@ -25,7 +25,7 @@ Stack = dict[str, Tensor]
 _PARTS = ("output", "target", "weight", "group")
 
 
-class _Whole(nn.Module):
+class Whole(nn.Module):
     """Model and forward function as one module, so that its parameters can be replaced during one call."""
 
     def __init__(self, model: nn.Module, forward: Forward) -> None:
@@ -54,8 +54,8 @@ class Network:
         self, model: nn.Module, forward: Forward, *, stacked: bool = False, forward_mode: bool = False
     ) -> None:
         self._stacked, self._forward_mode = stacked, forward_mode
-        self._whole = _Whole(model, forward)
-        self._tied = _shares(model.named_parameters) or _shares(model.named_buffers)
+        self._whole = Whole(model, forward)
+        self._tied = shares_tensors(model.named_parameters) or shares_tensors(model.named_buffers)
         self.theta: Stack = {name: p for name, p in self._whole.named_parameters() if p.requires_grad}
 
     def start(self, batch: Any, scope: Callable[[], AbstractContextManager[None]]) -> Start:
@@ -71,8 +71,8 @@ class Network:
         def tangents(directions: Mapping[str, Tensor]) -> list[Tensor]:
             own = {name: buffer.clone() for name, buffer in before.items()}
             with scope(), torch.no_grad(), fwAD.dual_level():
-                moving, _ = self._one(_duals(self.theta, directions), own, batch)
-                return [_tangent(term.output) for term in moving]
+                moving, _ = self._one(duals(self.theta, directions), own, batch)
+                return [tangent_of(term.output) for term in moving]
 
         return Start(terms, self.theta, tangents if self._forward_mode else None, stacked=self._stacked)
 
@@ -183,19 +183,19 @@ class Start:
         return [g[None] for g in torch.autograd.grad(of, by, [part.squeeze(0) for part in along], retain_graph=True)]
 
 
-def _duals(theta: Stack, directions: Mapping[str, Tensor]) -> Stack:
+def duals(theta: Stack, directions: Mapping[str, Tensor]) -> Stack:
     with warnings.catch_warnings():
         # On its first use torch loads rules for it that torch itself calls deprecated.
         warnings.filterwarnings("ignore", message=".*torch.jit.script", category=DeprecationWarning)
         return {name: fwAD.make_dual(theta[name], v) for name, v in directions.items()}  # type: ignore[no-untyped-call]
 
 
-def _tangent(output: Tensor) -> Tensor:
+def tangent_of(output: Tensor) -> Tensor:
     found: Tensor | None = fwAD.unpack_dual(output).tangent  # type: ignore[no-untyped-call]
     return torch.zeros_like(output) if found is None else found
 
 
-def _shares(named: Callable[..., Any]) -> bool:
+def shares_tensors(named: Callable[..., Any]) -> bool:
     """Whether one tensor bears several names."""
     return sum(1 for _ in named()) < sum(1 for _ in named(remove_duplicate=False))
 

@@ -1,4 +1,4 @@
-"""Adam on loss parameters φ: the one place in Lossmith where φ takes a gradient step.
+"""Adam on loss parameters φ.
 
 Kingma & Ba (2015), Adam: a method for stochastic optimization, arXiv 1412.6980, algorithm 1, as `torch.optim.Adam`
 defines it. Pure: a state goes in, a new one comes out. φ is kept in float64 whatever the base model computes in, so

@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from lossmith.losses import Loss
-from lossmith.records import Split
+from lossmith.records import Implicit, Split
 from lossmith.rng import derive_seed, torch_global_scope
 from lossmith.tasks import Task
+from lossmith.training.base_models import BaseModels
 from lossmith.training.batches import batch_indices
 from lossmith.training.functional_sgd import Descent
 from lossmith.training.kept import Kept
@@ -61,6 +62,10 @@ class Unroll:
         chunks: which candidates are computed together, at most `road.chunk`.
         dtype: "bfloat16": the candidates' products of a perceptron in float32 are taken in it; losses and φ never are.
         kept: memory, from one meta-step to the next.
+        truncation: only the last so many steps are differentiated through; 0 stands for all of them.
+        implicit: how the gradient is taken at θ_K instead of through the steps, or None.
+        carried: the base models of each chunk at the end of the meta-step before, written to by this one; where a chunk
+            is missing, it starts from the draw. None where every meta-step does.
     """
 
     task: Task
@@ -71,6 +76,14 @@ class Unroll:
     chunks: tuple[tuple[int, ...], ...] = ()
     dtype: str = "float32"
     kept: Kept = field(default_factory=Kept, repr=False, compare=False)
+    truncation: int = 0
+    implicit: Implicit | None = None
+    carried: dict[tuple[int, ...], BaseModels] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the closed form serves: one step, from a θ0 that all candidates share."""
+        return self.length == 1 and self.carried is None and self.implicit is None
 
 
 @dataclass(frozen=True)
@@ -96,11 +109,13 @@ class MetaGradient:
         value: task loss of θ_K.
         inner: sum of the training losses on the way there.
         gradient: of `value` by φ, [K].
+        note: what is worth knowing about how it was come by, a clause for people; "" for nothing.
     """
 
     value: float
     inner: float
     gradient: Vector
+    note: str = ""
 
     @property
     def finite(self) -> bool:

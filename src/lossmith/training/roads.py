@@ -19,8 +19,10 @@ from lossmith.errors import TaskError, UsageError
 from lossmith.losses import Loss, Taylor
 from lossmith.rng import torch_global_scope
 from lossmith.tasks.trees import map_tree
+from lossmith.training.base_models import BaseModels
 from lossmith.training.closed_form import closed_form
 from lossmith.training.functional_network import Network
+from lossmith.training.implicit import implicit
 from lossmith.training.meta_gradient import Draw, MetaGradient, Road, Unroll
 from lossmith.training.perceptron import layers_of
 from lossmith.training.perceptron_step import stack_size
@@ -44,7 +46,9 @@ def meta_gradients(
     how: Unroll, drawn: Draw, candidates: Sequence[Tunable], phis: Sequence[np.ndarray[Any, Any]]
 ) -> dict[int, MetaGradient]:
     """Meta-gradients of the candidates named by `how.chunks`, by their index."""
-    return (closed_form if how.length == 1 else unrolled)(how, drawn, candidates, phis)
+    if how.implicit is not None:
+        return implicit(how, drawn, candidates, phis)
+    return (closed_form if how.closed else unrolled)(how, drawn, candidates, phis)
 
 
 def choose_road(how: Unroll, drawn: Draw, count: int) -> Road:
@@ -94,12 +98,12 @@ def _why_not(
 def _preferred(how: Unroll, drawn: Draw, count: int) -> list[Road]:
     """Roads in the order in which they are tried."""
     model, cpu = drawn.model, how.task.device.type == "cpu"
-    if how.length == 1 and how.descent.clip is None and (layers := layers_of(how.task, model)):
+    if how.closed and how.descent.clip is None and (layers := layers_of(how.task, model)):
         return [Road("layers", stack_size(layers, how.task.recipe.batch_size) if cpu else STACK)]
     convolutions = [module for module in model.modules() if isinstance(module, _CONVOLUTIONS)]
     if cpu and convolutions:
         one = "convolutions are no faster stacked"
-        if how.length > 1:
+        if not how.closed:
             return [Road("alone", why=one)]
         thin = all(module.in_channels // module.groups < WIDE for module in convolutions)
         return [*([Road("recorded", IMAGES)] if thin else []), Road("recorded", why=one), Road("forward", why=one)]
@@ -149,7 +153,14 @@ def _check_adjoint(how: Unroll, drawn: Draw, *, wide: bool) -> None:
 def _trial(how: Unroll, drawn: Draw, road: Road, *, wide: bool) -> list[MetaGradient]:
     """Meta-gradients of two made-up candidates."""
     candidates = [Tunable.of(Loss(Taylor(genome), head=how.task.head), how.task) for genome in _GENOMES]
-    how = replace(how, road=road, chunks=replace(road, chunk=min(road.chunk, 2)).chunks(2))
+    chunks = replace(road, chunk=min(road.chunk, 2)).chunks(2)
+    # Two steps show what a road does. Implicit gradients go by the same roads, but their solvers may need another
+    # number of iterations for the last digits.
+    carried: dict[tuple[int, ...], BaseModels] | None = None if how.carried is None else {}
+    how = replace(
+        how, road=road, chunks=chunks, length=min(how.length, 2), truncation=0, implicit=None, carried=carried
+    )
+    drawn = replace(drawn, train=drawn.train[: how.length])
     found = meta_gradients(how, _own(how, drawn, wide=wide), candidates, [one.phi for one in candidates])
     return [found[0], found[1]]
 

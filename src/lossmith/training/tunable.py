@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from lossmith.errors import LossError
 from lossmith.losses import Loss, LossSet
 from lossmith.losses.autograd_road import with_parameters
+from lossmith.losses.class_prior_losses import ClassBalanced
 from lossmith.tasks import Task, Terms
 from lossmith.training.meta_adam import Vector
 
@@ -73,15 +74,22 @@ class Tunable:
 
 
 def with_class_prior(loss: Loss, task: Task) -> Loss:
-    """The loss itself, or where it reads the class prior and carries none, a copy with the task's."""
-    if "prior" not in loss.reads or loss.prior is not None or (prior := task.prior()) is None:
+    """The loss itself, or where it reads the class prior, a copy with what it lacks: the task's prior and rows."""
+    if "prior" not in loss.reads:
+        return loss
+    prior = task.prior() if loss.prior is None else None
+    unknown = isinstance(loss.kernel, ClassBalanced) and not loss.kernel.rows
+    if prior is None and not unknown:
         return loss
     completed = copy.copy(loss)
-    completed.prior = tuple(prior.tolist())
+    if prior is not None:
+        completed.prior = tuple(prior.tolist())
+    if isinstance(loss.kernel, ClassBalanced) and unknown:
+        completed.kernel = replace(loss.kernel, rows=float(len(task.data["train"])))
     return completed
 
 
-def value_at(loss: Loss, phi: Tensor | None, terms: Terms, progress: float) -> Tensor:
+def value_at(loss: Loss, phi: Tensor | None, terms: Terms, progress: float | None) -> Tensor:
     """The loss of one candidate, differentiable in the output and in φ.
 
     Args:

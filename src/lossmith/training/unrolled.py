@@ -1,4 +1,8 @@
-"""The meta-gradient of any number of base-model steps, by differentiating through all of them."""
+"""The meta-gradient of any number of base-model steps, by differentiating through all of them or the last ones.
+
+Truncated to T of K steps, θ_{K−T} and the momentum there count as given: what φ did to them is left out, and memory
+grows with T in the place of K (Shaban et al., Truncated back-propagation for bilevel optimization, arXiv 1810.10667).
+"""
 
 from __future__ import annotations
 
@@ -6,22 +10,21 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from lossmith.rng import torch_global_scope
-from lossmith.tasks import Terms
 from lossmith.training.functional_network import Network
-from lossmith.training.functional_sgd import Parameters
+from lossmith.training.inner_step import inner_step, outer_values, phi_of, start_of
 from lossmith.training.meta_adam import Vector
 from lossmith.training.meta_gradient import Draw, MetaGradient, Unroll
-from lossmith.training.outer_loss import task_values
-from lossmith.training.tunable import Tunable, per_candidate, value_at
+from lossmith.training.tunable import Tunable
 
 
 def unrolled(
     how: Unroll, drawn: Draw, candidates: Sequence[Tunable], phis: Sequence[Vector]
 ) -> dict[int, MetaGradient]:
-    """Meta-gradients for any K of the candidates named by `how.chunks`. Memory grows as K times the chunk."""
+    """Meta-gradients for any K of the candidates named by `how.chunks`.
+
+    Memory grows as the number of steps that are differentiated through times the chunk (`unroll_memory`).
+    """
     network = Network(drawn.model, how.task.forward, stacked=how.road.kind == "stacked")
     found: dict[int, MetaGradient] = {}
     for chunk in how.chunks:
@@ -33,56 +36,26 @@ def _chunk(
     how: Unroll,
     drawn: Draw,
     network: Network,
-    chunk: Sequence[int],
+    chunk: tuple[int, ...],
     candidates: Sequence[Tunable],
     phis: Sequence[Vector],
 ) -> dict[int, MetaGradient]:
-    device, count = how.task.device, len(chunk)
-    members = [candidates[i] for i in chunk]
-    parameters: Parameters = {
-        name: p.detach().expand(count, *p.shape).clone().requires_grad_() for name, p in network.theta.items()
-    }
-    phi = [
-        [torch.tensor(part, device=device, requires_grad=True) for part in candidate.split(phis[index])]
-        for candidate, index in zip(members, chunk, strict=True)
-    ]
-    buffers = network.buffers(count)
-    momentum: Parameters = {}
-    inner = torch.zeros(count, dtype=torch.float64, device=device)
-    for step, batch in enumerate(drawn.train):
-        with torch_global_scope(drawn.seed, "dropout", step, device=device):
-            stack, buffers = network(parameters, buffers, batch)
-        values = _inner_values(members, phi, stack, step / how.task.steps)
-        inner = inner + values.detach()
-        # By way of the outputs, so that a gradient is missing where the *network* does not use a parameter, never
-        # where a loss does not depend on the output.
-        outputs = [term.output for term in stack]
-        deltas = torch.autograd.grad(
-            values.sum(), outputs, create_graph=True, allow_unused=True, materialize_grads=True
-        )
-        gradients = torch.autograd.grad(
-            outputs, list(parameters.values()), deltas, create_graph=True, allow_unused=True
-        )
-        parameters, momentum = how.descent.step(parameters, dict(zip(parameters, gradients, strict=True)), momentum)
-    with torch_global_scope(drawn.seed, "dropout", "fitness", device=device):
-        stack, _ = network(parameters, buffers, drawn.fitness)
-    task_loss = task_values(how.task_loss, stack[0], count)
+    device, length = how.task.device, len(drawn.train)
+    members, own = [candidates[i] for i in chunk], [phis[i] for i in chunk]
+    phi, given = (phi_of(members, own, device, graph=graph) for graph in (True, False))
+    first = length - min(how.truncation or length, length)  # of the steps that are differentiated through
+    base = start_of(how, network, chunk)
+    inner = torch.zeros(len(chunk), dtype=torch.float64, device=device)
+    for number in range(length):
+        graph = number >= first
+        base, values = inner_step(how, drawn, network, members, phi if graph else given, base, number, graph=graph)
+        inner = inner + values
+    task_loss = outer_values(how, drawn, network, base)
     flat = [part for parts in phi for part in parts]
     slopes = iter(torch.autograd.grad(task_loss.sum(), flat, allow_unused=True, materialize_grads=True))
+    if how.carried is not None:
+        how.carried[chunk] = base.leaves()
     return {
         index: MetaGradient(value, loss, np.concatenate([next(slopes).double().cpu().numpy() for _ in parts]))
         for index, value, loss, parts in zip(chunk, task_loss.tolist(), inner.tolist(), phi, strict=True)
     }
-
-
-def _inner_values(
-    members: Sequence[Tunable], phi: Sequence[Sequence[Tensor]], stack: Sequence[Terms], progress: float
-) -> Tensor:
-    """M_φ of each candidate, the sum over its Terms, [P]."""
-    values = []
-    for candidate, own, terms in zip(members, phi, per_candidate(stack, len(members)), strict=True):
-        parts = [(candidate.member(position), term) for position, term in enumerate(terms)]
-        values.append(
-            torch.stack([value_at(candidate.members[at], own[at], term, progress) for at, term in parts]).sum()
-        )
-    return torch.stack(values)
