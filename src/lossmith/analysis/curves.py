@@ -143,6 +143,7 @@ class History:
         best, mean: of each generation's values; None where there are none.
         best_so_far: the best value up to and including each generation.
         counts: candidates by status, per generation; `statuses` lists those that occur, `ok` first.
+        unit: what a generation is called: "block" of meta-steps in a search by gradient.
     """
 
     metric: str
@@ -154,6 +155,7 @@ class History:
     best_so_far: tuple[float | None, ...]
     statuses: tuple[str, ...]
     counts: tuple[tuple[int, ...], ...]  # [generation][status]
+    unit: str = "generation"
 
     def total(self, status: str) -> int:
         """How many candidates ended like this in the whole search."""
@@ -161,7 +163,7 @@ class History:
         return 0 if place is None else sum(row[place] for row in self.counts)
 
 
-def history(rows: Iterable[Scored], *, metric: str, direction: Direction) -> History:
+def history(rows: Iterable[Scored], *, metric: str, direction: Direction, unit: str = "generation") -> History:
     """Gather candidates into a history. Values of candidates whose status is not `ok` are left out of best and mean."""
     by_generation: dict[int, list[Scored]] = {}
     for row in rows:
@@ -191,6 +193,7 @@ def history(rows: Iterable[Scored], *, metric: str, direction: Direction) -> His
         best_so_far=tuple(best_so_far),
         statuses=statuses,
         counts=counts,
+        unit=unit,
     )
 
 

@@ -87,7 +87,7 @@ def draw_history(history: History, *, format: Format = "svg", name: str = "histo
         dots = [(x, v) for x, values in zip(g, history.values, strict=True) for v in values]
         if dots:
             top.scatter(*zip(*dots, strict=True), s=12, color=GREY, alpha=0.6, linewidths=0, label="candidate")
-        _line(top, g, history.mean, color=ORANGE, linestyle=_DASHES[1], label="mean of the generation")
+        _line(top, g, history.mean, color=ORANGE, linestyle=_DASHES[1], label=f"mean of the {history.unit}")
         marker = "o" if len(g) <= 40 else None
         _line(top, g, history.best_so_far, color=BLUE, marker=marker, markersize=3.5, label="best so far")
         better = "lower" if history.direction == "min" else "higher"
@@ -105,7 +105,7 @@ def draw_history(history: History, *, format: Format = "svg", name: str = "histo
             bottom.bar(g, heights, bottom=floor, width=0.8, color=colour, label=wording.status_label(status))
             floor = [f + h for f, h in zip(floor, heights, strict=True)]
         bottom.set_title("How they ended")
-        bottom.set_xlabel("generation")
+        bottom.set_xlabel(history.unit)
         bottom.set_ylabel("candidates")
         _whole_numbers(bottom, g)
         if history.statuses:

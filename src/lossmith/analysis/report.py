@@ -9,10 +9,14 @@ from pathlib import Path
 
 from lossmith.analysis import report_template as html
 from lossmith.analysis import wording
+from lossmith.analysis.adaptation import AdaptationCurves
+from lossmith.analysis.adaptation_figure import draw_adaptation
 from lossmith.analysis.curves import History, LossCurve
 from lossmith.analysis.drawing import for_page
 from lossmith.analysis.figures import draw_arms, draw_curve, draw_history
 from lossmith.analysis.formula import draw_formula
+from lossmith.analysis.meta_loss import Course
+from lossmith.analysis.meta_loss_figure import draw_meta_loss
 from lossmith.analysis.verdict import COMPARISON_HEADER, SelectionBias, Verdict, comparison_cells
 from lossmith.errors import UsageError
 
@@ -32,7 +36,8 @@ class ReportData:
         loss_name, loss_text, loss_latex, loss_torch: the loss in its forms; LaTeX without dollar signs.
         loss_facts: rows about the loss, such as ("null epoch", "pulls towards the target").
         curve: the loss next to the task loss; `curve_note` says why there is none.
-        history: how the search went.
+        adaptation: what an adaptive loss became in its best training; `adaptation_note` says which that was.
+        history: how the search went. courses: how the tuning of its restarts went, of a search by gradient.
         spec: the run's complete specification (TOML).
         commands: how to reproduce the run, one command each.
         evaluate_command, search_command: what adds a missing verdict or search.
@@ -54,7 +59,10 @@ class ReportData:
     loss_facts: tuple[tuple[str, str], ...] = ()
     curve: LossCurve | None = None
     curve_note: str = ""
+    adaptation: AdaptationCurves | None = None
+    adaptation_note: str = ""
     history: History | None = None
+    courses: tuple[Course, ...] = ()
     spec: str = ""
     commands: tuple[str, ...] = ()
     evaluate_command: str = "lossmith evaluate RUN --seeds 10"
@@ -185,6 +193,7 @@ def _loss(data: ReportData) -> list[str]:
         parts.append(_curve(data.curve))
     elif data.curve_note:
         parts.append(html.paragraph(f"No curve: {data.curve_note}.", "note"))
+    parts += _adaptation(data)
     if data.loss_torch:
         parts += [html.heading("In PyTorch, without Lossmith", 3), html.code(data.loss_torch)]
     return parts
@@ -209,13 +218,27 @@ def _curve(curve: LossCurve) -> str:
     return html.figure(picture, how + scaled + progress)
 
 
+def _adaptation(data: ReportData) -> list[str]:
+    curves = data.adaptation
+    if curves is None:
+        return []
+    label = "the loss at the stored steps of a training"
+    picture = for_page(draw_adaptation(curves, name="adaptation"), name="adaptation", label=label)
+    moved = f"{curves.moved[-1]:.2%}" if curves.moved[-1] < 0.1 else f"{curves.moved[-1]:.0%}"
+    caption = (
+        f"How the loss adapted in {data.adaptation_note}, from step {curves.steps[0]:,} to {curves.steps[-1]:,}; at "
+        f"the end its parameters were {moved} of their own length away from where they began."
+    )
+    return [html.heading("While it trains", 3), html.figure(picture, caption)]
+
+
 def _search(data: ReportData) -> list[str]:
     if data.history is None or not data.history.generations:
         sentence = f"This run has no search of its own. `{data.search_command}` makes one."
         return [html.heading("The search"), html.paragraph(sentence, "note")]
     h = data.history
     picture = for_page(
-        draw_history(h, name="history"), name="history", label=f"{h.metric} of the candidates by generation"
+        draw_history(h, name="history"), name="history", label=f"{h.metric} of the candidates by {h.unit}"
     )
 
     def cell(value: float | None) -> str:
@@ -225,10 +248,10 @@ def _search(data: ReportData) -> list[str]:
         (str(g), *(cell(series[i]) for series in (h.best, h.mean, h.best_so_far)), *map(str, h.counts[i]))
         for i, g in enumerate(h.generations)
     ]
-    header = ("generation", "best", "mean", "best so far", *(wording.status_label(s) for s in h.statuses))
+    header = (h.unit, "best", "mean", "best so far", *(wording.status_label(s) for s in h.statuses))
     last = next((b for b in reversed(h.best_so_far) if b is not None), None)
     ended = ", ".join(f"{h.total(s):,} {wording.status_label(s)}" for s in h.statuses)
-    generations = wording.count(len(h.generations), "generation")
+    generations = wording.count(len(h.generations), h.unit)
     summary = f"{generations}: {ended}. Best {wording.readable(h.metric)} as the search saw it: {cell(last)}."
     return [
         html.heading("The search"),
@@ -236,8 +259,20 @@ def _search(data: ReportData) -> list[str]:
         html.figure(
             picture, "Scores of the search itself, on its own split and fidelity; no statement about the test split."
         ),
-        html.details("Generation by generation", html.table(header, rows, left=())),
+        *_courses(data.courses),
+        html.details(f"{h.unit.capitalize()} by {h.unit}", html.table(header, rows, left=())),
     ]
+
+
+def _courses(courses: tuple[Course, ...]) -> list[str]:
+    if not courses:
+        return []
+    picture = for_page(draw_meta_loss(courses, name="meta-loss"), name="meta-loss", label="task loss by meta-step")
+    caption = (
+        "What the loss parameters were tuned for: the task loss on a fitness batch after the unrolled steps, mean and "
+        "range over neighbouring meta-steps, each of which has batches of its own."
+    )
+    return [html.figure(picture, caption)]
 
 
 def _reproduce(data: ReportData) -> list[str]:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lossmith.errors import LossError
 from lossmith.losses.elements import Elements, elements, flattened
 from lossmith.losses.loss import Loss
 from lossmith.losses.population_loss import interpreted
@@ -36,7 +37,10 @@ class OneLoss:
         Args:
             z: [N, C], float32 or float64, on the CPU, without graph. target, weight, progress: as for `Loss.forward`.
         """
-        return elements(self._loss, self._program, z, target, weight, progress, places=_FIRST)
+        try:
+            return elements(self._loss, self._program, z, target, weight, progress, places=_FIRST)
+        except LossError:
+            return None
 
 
 def value_and_delta_at(batch: Elements, phi: Array) -> tuple[Tensor, Tensor]:

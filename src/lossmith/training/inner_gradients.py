@@ -26,7 +26,7 @@ class InnerGradients:
     Args:
         candidates: P of them. phis: their φ.
         terms: of the shared forward pass.
-        progress: τ.
+        progress: τ, or None where no loss reads it.
 
     Attributes:
         values: M_φ of each candidate, the sum over all Terms, [P].
@@ -34,7 +34,7 @@ class InnerGradients:
     """
 
     def __init__(
-        self, candidates: Sequence[Tunable], phis: Sequence[Vector], terms: Sequence[Terms], progress: float
+        self, candidates: Sequence[Tunable], phis: Sequence[Vector], terms: Sequence[Terms], progress: float | None
     ) -> None:
         self._candidates, self._terms, self._progress = candidates, [by_row(term) for term in terms], progress
         parts = [candidate.split(phi) for candidate, phi in zip(candidates, phis, strict=True)]
