@@ -72,6 +72,8 @@ def test_losses_say_formula_reference_and_heads(lossmith: Command) -> None:
         assert entry.formula() in out
         assert entry.reference in out
         assert ", ".join(entry.heads) in out
+    assert "needs the class prior" in out
+    assert "needs training progress" in out
 
 
 def test_methods_say_what_each_setting_may_be(lossmith: Command) -> None:

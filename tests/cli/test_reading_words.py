@@ -16,6 +16,7 @@ from lossmith.cli.naming import named, split_list
 from lossmith.cli.options import SearchOptions
 from lossmith.cli.searching import wanted_workers
 from lossmith.experiment import search
+from lossmith.experiment.search_run import GENERATIONS
 from lossmith.experiment.spec import SearchSection
 
 PARTS = st.lists(
@@ -66,7 +67,9 @@ def test_the_defaults_that_help_states_are_those_of_the_library() -> None:
         if found := re.search(r"Default: (.*?)\.\[", option.help or ""):
             stated[name] = found[1]
     fields, arguments = SearchSection.model_fields, inspect.signature(search).parameters
-    for name in ("generations", "fidelity", "seeds_per_candidate", "elites"):
+    assert stated["generations"] == str(fields["generations"].default) == str(GENERATIONS)
+    assert arguments["generations"].default is None  # whatever the method's settings make, else that
+    for name in ("fidelity", "seeds_per_candidate", "elites"):
         assert stated[name] == str(fields[name].default) == str(arguments[name].default)
 
 

@@ -31,6 +31,11 @@ SETTINGS: dict[str, dict[str, object]] = {
     "gplfl": {"population": 5, "rejection_steps": 20},
     "evomal": {"population": 5, "rejection_steps": 20, "meta_steps": 4},
 }
+GRADIENT: dict[str, dict[str, object]] = {  # searches by gradient: blocks of meta-steps in the place of generations
+    "taylor_unroll": {"population": 3, "meta_steps": 120, "unroll_length": 2, "reinitialise": 2, "meta_lr": 0.02},
+    "ml3": {"population": 2, "meta_steps": 150},
+    "adalfl": {"population": 1, "meta_steps": 100, "online_lr": 1e-3},
+}
 
 
 def begin_or_resume(folder: Path, workers: int = 0, method: str = "taylorglo") -> Run:
@@ -43,8 +48,8 @@ def begin_or_resume(folder: Path, workers: int = 0, method: str = "taylorglo") -
     return lm.search(
         method,
         task,
-        settings=SETTINGS[method],
-        generations=GENERATIONS,
+        settings={**SETTINGS, **GRADIENT}[method],
+        generations=None if method in GRADIENT else GENERATIONS,
         partial=20,
         path=folder,
         workers=workers,
@@ -82,11 +87,11 @@ def inject(fault: str) -> None:
         calls = {"count": 0}
         evaluate_chunk = executors.evaluate_chunk
 
-        def failing(task, requests, plan):  # type: ignore[no-untyped-def]
+        def failing(task, requests, plan, *more):  # type: ignore[no-untyped-def]
             calls["count"] += 1
             if calls["count"] == 7:
                 raise InjectedFault(fault)
-            return evaluate_chunk(task, requests, plan)
+            return evaluate_chunk(task, requests, plan, *more)
 
         executors.evaluate_chunk = failing
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from lossmith.errors import RunError, UsageError
-from lossmith.losses import Loss, Setting, Taylor, Tree, from_json, to_json
+from lossmith.losses import Loss, LossSet, Setting, Taylor, Tree, from_json, to_json
 from lossmith.losses.keys import algebraic_key, structural_key
 from lossmith.losses.parser import parse
-from lossmith.records import Candidate, Status, content_hash
+from lossmith.records import Candidate, Status, Tuning, content_hash
 from lossmith.search import METHODS, Method, Problem, method
 
 Fitness = Callable[[Candidate], float | None]
@@ -23,7 +23,8 @@ Fitness = Callable[[Candidate], float | None]
 TEN = Setting("softmax", 10)
 TAYLOR = ("random", "taylorglo")
 TREES = ("random_trees", "glo", "gplfl", "evomal")
-LEARN_NOTHING = ("random", "random_trees")
+GRADIENT = ("taylor_unroll", "ml3", "adalfl")
+LEARN_NOTHING = ("random", "random_trees", *GRADIENT)  # from fitness: what a gradient search learns is in its products
 ROWS = [
     pytest.param("random", {}, id="random"),
     pytest.param("random", {"order": 4, "invariant": "paper"}, id="random, paper"),
@@ -44,24 +45,41 @@ ROWS = [
     ),
     pytest.param("evomal", {}, id="evomal"),
     pytest.param("evomal", {"population": 3, "primitives": "glo", "screen": "off"}, id="evomal, small"),
+    pytest.param("taylorglo", {"tune": 5}, id="taylorglo, tuned"),
+    pytest.param("taylorglo", {"tune": 5, "inherit": True}, id="taylorglo, inherited"),
+    pytest.param("taylorglo", {"tune": 5, "inherit": True, "population": 3}, id="taylorglo, inherited, small"),
+    pytest.param("taylor_unroll", {}, id="taylor_unroll"),
+    pytest.param("taylor_unroll", {"order": 2, "variables": ["target", "logits"]}, id="taylor_unroll, logits"),
+    pytest.param("ml3", {}, id="ml3"),
+    pytest.param(
+        "ml3",
+        {"reinitialise": 40, "unroll_length": 4, "truncation": 2, "meta_optimizer": "sgd", "initialisation": "xavier"},
+        id="ml3, every option",
+    ),
+    pytest.param("ml3", {"hypergradient": "implicit", "solver": "neumann", "terms": 3}, id="ml3, implicit"),
+    pytest.param("adalfl", {"online_lr": 1e-4, "online_every": 2}, id="adalfl"),
 ]
 rows = pytest.mark.parametrize(("name", "settings"), ROWS)
 taylor_rows = pytest.mark.parametrize(("name", "settings"), [row for row in ROWS if row.values[0] in TAYLOR])
+gradient_rows = pytest.mark.parametrize(("name", "settings"), [row for row in ROWS if row.values[0] in GRADIENT])
+evolving_rows = pytest.mark.parametrize(("name", "settings"), [row for row in ROWS if row.values[0] not in GRADIENT])
 tree_rows = pytest.mark.parametrize(("name", "settings"), [row for row in ROWS if row.values[0] in TREES])
 
 
 def test_every_method_has_a_row() -> None:
-    assert {row.values[0] for row in ROWS} == set(METHODS) == {*TAYLOR, *TREES}
+    assert {row.values[0] for row in ROWS} == set(METHODS) == {*TAYLOR, *TREES, *GRADIENT}
 
 
 def make(name: str, settings: dict[str, object], population: int = 5) -> Method:
-    return method(name, **{"population": population, **settings})
+    long = {"meta_steps": 5000} if name in GRADIENT else {}
+    return method(name, **{"population": population, **long, **settings})
 
 
 def problem(seed: int = 0, setting: Setting = TEN, **options: object) -> Problem:
     return Problem(setting, seed=seed, **options)  # type: ignore[arg-type]
 
 
+OTHERWISE: dict[str, dict[str, object]] = {"ml3": {"initialisation": "xavier"}, "adalfl": {"online_lr": 1.0}}
 Z = torch.tensor([[0.3, -0.2, 1.0], [2.0, 0.5, -1.0], [-3.0, 4.0, 0.0]], dtype=torch.float64)
 T = torch.tensor([0, 2, 1])
 
@@ -75,7 +93,7 @@ def values(candidate: Candidate) -> list[float]:
 
 def sphere(candidate: Candidate) -> float:
     """A fitness without any training: squared distance of the genome, or of a tree's values, from 1."""
-    numbers = candidate.genome if '"taylor"' in candidate.loss else values(candidate)
+    numbers = candidate.genome if '"family":"taylor"' in candidate.loss else values(candidate)
     return sum((min(g, 1e6) - 1.0) ** 2 for g in numbers)
 
 
@@ -92,8 +110,34 @@ def filled(m: Method, asked: Sequence[Candidate]) -> int:
     return sum(c.status.ok for c in asked)
 
 
+def tuned(m: Method, candidate: Candidate) -> str:
+    """Stands for tuning: φ moves by what the settings say, its state counts meta-steps, and some tunings fail."""
+    common = m.preparation.tuning
+    if not candidate.status.ok or not (candidate.tuning or common):
+        return ""
+    tuning = Tuning.from_settings(candidate.tuning or common.to_settings())
+    if m.name not in GRADIENT and int(content_hash(candidate.loss), 16) % 4 == 0:
+        return ""
+    loss = from_json(candidate.loss)
+    assert isinstance(loss, Loss | LossSet)
+    members = [loss] if isinstance(loss, Loss) else list(loss)
+    done = int(tuning.state or 0) + tuning.meta_steps
+    moved = [
+        Loss(
+            member.kernel.with_phi([number * 0.9 + 1e-3 * done for number in member.kernel.phi]),
+            head=member.head,
+            outputs=member.outputs,
+            online=member.online,
+        )
+        for member in members
+    ]
+    made = moved[0] if isinstance(loss, Loss) else LossSet(moved)
+    return json.dumps({"loss": to_json(made), "state": str(done)})
+
+
 def tell(m: Method, state: object, asked: Sequence[Candidate], fitness: Fitness) -> object:
-    return m.tell(state, asked, [fitness(c) if c.status.ok else None for c in asked])
+    told = [fitness(c) if c.status.ok else None for c in asked]
+    return m.tell(state, asked, told, [tuned(m, c) for c in asked])
 
 
 def search(
@@ -116,7 +160,7 @@ def test_one_seed_gives_one_search_and_another_seed_another(name: str, settings:
     first, second, other = (search(m, problem(seed), 4)[0] for seed in (3, 3, 4))
     assert first == second
     assert all(a != b for a, b in zip(first, other, strict=True))
-    if name in (*TAYLOR, "evomal"):  # real numbers; small trees without any may well be drawn twice
+    if name in (*TAYLOR, *GRADIENT, "evomal"):  # real numbers; small trees without any may well be drawn twice
         assert all(set(a).isdisjoint(b) for a, b in zip(first, other, strict=True))
 
 
@@ -129,7 +173,9 @@ def test_ten_generations_are_five_stored_and_five_resumed(name: str, settings: d
     assert resumed == undisturbed == often  # to the last bit: genomes, losses, keys, origins
     assert last_resumed == last
     redrawn = [c for asked in undisturbed for c in asked if not c.status.ok]
-    assert redrawn, "no screened candidate happened in between, so the test has shown less than it says"
+    assert redrawn or name in GRADIENT, (
+        "no screened candidate happened in between, so the test has shown less than it says"
+    )
     failed = [c for asked in undisturbed for c in asked if c.status.ok and patchy(c) is None]
     assert failed
 
@@ -159,16 +205,17 @@ def test_nothing_received_is_written_to(name: str, settings: dict[str, object]) 
         waiting = copy.deepcopy(m.dump(after_ask))
         fitness = [sphere(c) if c.status.ok else None for c in asked]
         given = list(fitness)
-        told = m.tell(after_ask, asked, fitness)
+        products = [tuned(m, c) for c in asked]
+        told = m.tell(after_ask, asked, fitness, products)
         assert m.dump(after_ask) == waiting
         assert fitness == given
         # … and telling something else from the same state is not disturbed by what was told before
         m.tell(after_ask, asked, [None for _ in asked])
-        assert m.ask(m.tell(after_ask, asked, fitness))[0] == m.ask(told)[0]
+        assert m.ask(m.tell(after_ask, asked, fitness, products))[0] == m.ask(told)[0]
         state = told
 
 
-@rows
+@evolving_rows
 def test_all_candidates_fail(name: str, settings: dict[str, object]) -> None:
     m = make(name, settings)
     asked, _ = search(m, problem(), 3, lambda candidate: None)
@@ -190,6 +237,56 @@ def test_a_population_of_one(name: str, population: int) -> None:
     assert json.loads(json.dumps(last)) == last
 
 
+@gradient_rows
+def test_restarts_whose_candidates_fail_go_on_and_those_whose_tuning_fails_do_not(
+    name: str, settings: dict[str, object]
+) -> None:
+    m = make(name, settings, 3)
+    asked, state = m.ask(m.init(problem()))
+    products = [tuned(m, c) for c in asked]
+    on, _ = m.ask(m.tell(state, asked, [None] * 3, products))
+    assert [c.loss for c in on] == [json.loads(product)["loss"] for product in products]
+    left = m.tell(state, asked, [0.5] * 3, [products[0], "", products[2]])
+    assert not m.done(left)
+    on, waiting = m.ask(left)
+    assert [c.loss for c in on] == [json.loads(products[i])["loss"] for i in (0, 2)]
+    over = m.tell(waiting, on, [0.5, 0.5], ["", ""])
+    assert m.done(over)
+    again = m.load(problem(), json.loads(json.dumps(m.dump(over))))
+    assert m.done(again)
+    assert [one.loss for one in again.restarts] == [  # type: ignore[attr-defined]  # the last that was sound
+        on[0].loss, asked[1].loss, on[1].loss,
+    ]  # fmt: skip
+    with pytest.raises(UsageError, match="every restart has ended"):
+        m.ask(again)
+
+
+@gradient_rows
+def test_blocks_are_what_the_settings_make_of_the_meta_steps(name: str, settings: dict[str, object]) -> None:
+    m = make(name, {**settings, "meta_steps": 190}, 1)
+    every = int(m.settings()["reinitialise"])
+    block = {1: 50, 40: 80}[every]
+    state, tunings, last = m.init(problem()), [], ""
+    while not m.done(state):
+        (candidate,), state = m.ask(state)
+        tunings.append(Tuning.from_settings(candidate.tuning))
+        assert tunings[-1].state == last
+        assert candidate.origin.endswith(f"{sum(t.meta_steps for t in tunings)} meta-steps")
+        product = tuned(m, candidate)
+        last = json.loads(product)["state"]
+        state = m.tell(state, (candidate,), [0.5], [product])
+    lengths = [t.meta_steps for t in tunings]
+    assert lengths == [block] * (190 // block) + [190 % block]
+    assert len(lengths) == m.rounds
+    assert [m.meta_steps_after(g) for g in range(len(lengths) + 1)] == [
+        sum(lengths[:g]) for g in range(len(lengths) + 1)
+    ]
+    assert all(sum(lengths[:g]) % every == 0 for g in range(len(lengths)))  # a tuning begins with a fresh θ0
+    assert m.preparation.tuning == replace(tunings[0], state="")
+    with pytest.raises(UsageError, match="all 190 meta-steps are done"):
+        m.ask(state)
+
+
 @taylor_rows
 def test_candidates_are_what_they_say_to_the_last_bit(name: str, settings: dict[str, object]) -> None:
     m = make(name, settings)
@@ -200,7 +297,8 @@ def test_candidates_are_what_they_say_to_the_last_bit(name: str, settings: dict[
             kernels = [member.kernel for member in members]
             assert all(isinstance(k, Taylor) for k in kernels)
             assert tuple(g for k in kernels for g in k.phi) == candidate.genome  # float64 survives JSON exactly
-            assert candidate.key == loss.key(10, hard_targets=True)
+            known = content_hash(candidate.loss) if settings.get("tune") else loss.key(10, hard_targets=True)
+            assert candidate.key == known  # what trains alike is tuned apart
             assert json.loads(json.dumps(candidate.genome)) == list(candidate.genome)
 
 
@@ -228,12 +326,13 @@ def test_trees_are_what_they_say_to_the_last_bit(name: str, settings: dict[str, 
 def test_the_last_bit_of_a_fitness_counts(name: str) -> None:
     m = make(name, {}, 24 if name in TREES else 8)
     asked, state = m.ask(m.init(problem()))
+    made = [tuned(m, c) for c in asked]
     rising = [1.0 + i * 2.0**-52 if c.status.ok else None for i, c in enumerate(asked)]
     shifted = [None if f is None else f * 8 for f in rising]
-    assert m.ask(m.tell(state, asked, rising))[0] == m.ask(m.tell(state, asked, shifted))[0]
+    assert m.ask(m.tell(state, asked, rising, made))[0] == m.ask(m.tell(state, asked, shifted, made))[0]
     falling = [None if f is None else -f for f in rising]
-    if name not in LEARN_NOTHING:
-        assert m.ask(m.tell(state, asked, rising))[0] != m.ask(m.tell(state, asked, falling))[0]
+    same = m.ask(m.tell(state, asked, rising, made))[0] == m.ask(m.tell(state, asked, falling, made))[0]
+    assert same == (name in LEARN_NOTHING)
 
 
 @taylor_rows
@@ -367,6 +466,12 @@ def test_misuse_is_said(name: str) -> None:
         m.tell(waiting, asked[::-1], fitness)
     with pytest.raises(UsageError, match=f"{len(asked) - 1} fitness values for {len(asked)} candidates"):
         m.tell(waiting, asked, fitness[1:])
+    with pytest.raises(UsageError, match=f"{len(asked) + 1} products for {len(asked)} candidates"):
+        m.tell(waiting, asked, fitness, [""] * (len(asked) + 1))
+    if name in GRADIENT:
+        for broken in ("text", "[]", '{"loss": "{}"}', '{"loss": "{}", "state": 3}'):
+            with pytest.raises(UsageError, match="product of every tuning, with its loss and its state"):
+                m.tell(waiting, asked, fitness, [broken] * len(asked))
     if None in fitness:
         which = "required_arguments" if name in TREES else "invariant"
         with pytest.raises(UsageError, match=f"screened:{which} has no fitness"):
@@ -378,7 +483,7 @@ def test_a_state_of_another_run_is_refused(name: str) -> None:
     m = make(name, {})
     document = search(m, problem(), 2)[1]
     for other, p in (
-        (make(name, {"max_size": 99} if name in TREES else {"sigma": 2.0}), problem()),
+        (make(name, OTHERWISE.get(name, {"max_size": 99} if name in TREES else {"sigma": 2.0})), problem()),
         (m, problem(seed=1)),
         (m, problem(setting=Setting("softmax", 3))),
     ):
@@ -388,13 +493,18 @@ def test_a_state_of_another_run_is_refused(name: str) -> None:
         m.load(problem(), {})
     with pytest.raises(RunError, match="has format 2, this run 1"):
         m.load(problem(), {**document, "format": 2})
-    for damage in ("generation", "asked", *(("parents",) if name in TREES else ())):
+    own = ("parents",) if name in TREES else ("restarts",) if name in GRADIENT else ()
+    for damage in ("generation", "asked", *own):
         with pytest.raises(RunError, match="damaged"):
             m.load(problem(), {k: v for k, v in document.items() if k != damage})
     broken: tuple[object, ...] = (3, [["t*", 0.1]] * 5, [["t*p"]] * 5, [["t*p", 0.1]], [["t*p", "best"]] * 5)
     for parents in broken if name in TREES else ():
         with pytest.raises(RunError, match="damaged"):
             m.load(problem(), {**document, "parents": parents})
+    for restarts in (3, [], [["a", "{}", "", False]], [["a", 3, "", False]] * 5, [["a", "{}", ""]] * 5):
+        if name in GRADIENT:
+            with pytest.raises(RunError, match="damaged"):
+                m.load(problem(), {**document, "restarts": restarts})
     for other in METHODS:
         if other != name:
             with pytest.raises(RunError, match=f"has method '{name}', this run '{other}'"):

@@ -7,7 +7,19 @@ import json
 import pytest
 
 from lossmith.errors import SpecError, UnknownNameError
-from lossmith.search import GLO, GPLFL, METHODS, EvoMAL, RandomSearch, RandomTrees, TaylorGLO, method
+from lossmith.search import (
+    GLO,
+    GPLFL,
+    METHODS,
+    ML3,
+    AdaLFL,
+    EvoMAL,
+    RandomSearch,
+    RandomTrees,
+    TaylorGLO,
+    TaylorUnroll,
+    method,
+)
 
 CHANGED: dict[str, dict[str, object]] = {  # every method with some settings that are not its defaults
     "random": {"order": 4, "variables": ["prediction", "residual"], "population": 7, "sigma": 1},
@@ -16,11 +28,16 @@ CHANGED: dict[str, dict[str, object]] = {  # every method with some settings tha
     "glo": {"population": 7, "tree_generations": 3, "recombination": 1, "elite_count": 0, "max_size": 30},
     "gplfl": {"population": 7, "parsimony": 1.4, "crossover": 0, "hoist": 0.5, "screen": "off"},
     "evomal": {"population": 7, "meta_steps": 10, "unroll_length": 3, "meta_lr": 1, "screen": "after"},
+    "taylor_unroll": {"population": 7, "meta_steps": 10, "order": 4, "variables": ["residual"], "truncation": 0},
+    "ml3": {"meta_steps": 10, "hypergradient": "implicit", "solver": "neumann", "terms": 0, "initialisation": "xavier"},
+    "adalfl": {"online_lr": 1, "online_every": 5, "reinitialise": 7, "meta_optimizer": "sgd", "task_loss": "mse"},
 }
 
 
 def test_every_method_explains_itself() -> None:
-    assert list(METHODS) == ["random", "random_trees", "taylorglo", "glo", "gplfl", "evomal"]
+    assert list(METHODS) == [
+        "random", "random_trees", "taylorglo", "glo", "gplfl", "evomal", "taylor_unroll", "ml3", "adalfl",
+    ]  # fmt: skip
     for name, cls in METHODS.items():
         assert cls.name == name
         assert cls.summary
@@ -51,7 +68,31 @@ def test_classes_take_the_same_settings() -> None:
     assert RandomSearch() == method("random")
     assert RandomTrees(primitives="glo") == method("random_trees", primitives="glo")
     assert (GLO(), GPLFL(), EvoMAL(meta_steps=9)) == (method("glo"), method("gplfl"), method("evomal", meta_steps=9))
+    assert (ML3(), AdaLFL(), TaylorUnroll(sigma=2)) == (
+        method("ml3"),
+        method("adalfl"),
+        method("taylor_unroll", sigma=2),
+    )
+    unroll = {
+        "meta_lr": 1e-3,
+        "unroll_length": 1,
+        "truncation": 0,
+        "meta_optimizer": "adam",
+        "reinitialise": 1,
+        "hypergradient": "unroll",
+        "solver": "cg",
+        "terms": 20,
+        "damping": 1e-3,
+        "task_loss": "",
+    }
+    for name in ("evomal", "taylor_unroll", "ml3", "adalfl"):
+        settings = method(name).settings()
+        assert {k: settings[k] for k in unroll} == unroll  # one set of options for all of them
+    assert (ML3().meta_steps, TaylorUnroll().meta_steps, AdaLFL().meta_steps) == (250, 250, 2500)  # ALGORITHMS §5
     assert TaylorGLO().settings() == {  # ALGORITHMS §2: population 20, σ 1.2, order 3
+        **unroll,
+        "tune": 0,
+        "inherit": False,
         "population": 20,
         "sigma": 1.2,
         "order": 3,
@@ -91,6 +132,23 @@ def test_wrong_settings_name_field_value_and_range(settings: dict[str, object], 
 @pytest.mark.parametrize(
     ("name", "settings", "sentence"),
     [
+        ("ml3", {"meta_steps": 0}, r"ml3.meta_steps = 0: a whole number from 1"),
+        ("ml3", {"truncation": 2}, r"truncation = 2: at most unroll_length = 1 steps"),
+        ("ml3", {"hypergradient": "exact"}, r"ml3.hypergradient = 'exact': one of unroll, implicit was expected"),
+        (
+            "ml3",
+            {"hypergradient": "implicit", "unroll_length": 5, "truncation": 2},
+            r"ml3.truncation = 2: an implicit hypergradient differentiates through no step",
+        ),
+        ("ml3", {"hypergradient": "implicit", "terms": 0}, r"terms = 0: a whole number of at least 1"),
+        ("ml3", {"initialisation": "zeros"}, r"ml3.initialisation = 'zeros': one of kaiming, xavier"),
+        ("ml3", {"task_loss": 3}, r"ml3.task_loss = 3: a differentiable loss by name was expected"),
+        ("adalfl", {"online_lr": 0}, r"adalfl.online_lr = 0: a number above 0"),
+        ("taylor_unroll", {"variables": ["target"]}, r"taylor_unroll.variables = .*prediction, logits or residual"),
+        ("taylorglo", {"inherit": True}, r"taylorglo.inherit: nothing is tuned that could be inherited; set tune"),
+        ("taylorglo", {"inherit": 1, "tune": 5}, r"taylorglo.inherit = 1: true or false was expected"),
+        ("taylorglo", {"tune": 5, "truncation": 2}, r"truncation = 2: at most unroll_length"),
+        ("evomal", {"truncation": 2}, r"truncation = 2: at most unroll_length"),
         ("evomal", {"meta_steps": 0}, r"evomal.meta_steps = 0: a whole number from 1"),
         ("evomal", {"meta_lr": 0}, r"evomal.meta_lr = 0: a number above 0"),
         (

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from published_losses import FORMULAS
 
 from lossmith.errors import LossError
 from lossmith.losses import PUBLISHED, Loss, LossSet, Pairwise, Ratio, Setting, Taylor, Tree, from_json, loss
@@ -46,7 +47,7 @@ def test_every_published_loss_is_held_exactly(head: str, own: str, wanted: str) 
     problem = Problem(HEADS[head], outputs=wanted)  # type: ignore[arg-type]
     held = 0
     for name, entry in PUBLISHED.items():
-        if head not in entry.heads:
+        if head not in entry.heads or name not in FORMULAS:
             continue
         start = loss(name, head=head, outputs=own)
         assert isinstance(start, Loss)

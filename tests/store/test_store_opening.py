@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import store_scenario as scenario
 
 from lossmith.errors import RunError
-from lossmith.records import OK, Evaluation, Request
+from lossmith.records import OK, Candidate, Evaluation, Request
 from lossmith.store import RunStore, comparable_rows, migrations
 from lossmith.store.schema import APPLICATION_ID, TABLES, reseal
 
@@ -129,7 +130,7 @@ def test_a_run_of_a_newer_lossmith(run: Path) -> None:
     raw.execute("DROP TABLE event")  # who knows what it looks like
     raw.commit()
     raw.close()
-    refused(run, r"was written by a newer Lossmith \(format 7; this one reads up to 2\): upgrade")
+    refused(run, r"was written by a newer Lossmith \(format 7; this one reads up to 3\): upgrade")
 
 
 def test_a_changed_spec_is_not_continued(run: Path) -> None:
@@ -263,20 +264,24 @@ def test_damage_under_a_writer_is_said_too(run: Path) -> None:
 
 
 RELEASED = migrations.MIGRATIONS
-FORMAT_1 = Path(__file__).with_name("format_1.sql")  # the scenario as Lossmith wrote it when format 1 was the newest
 
 
-@pytest.fixture
-def format_1(tmp_path: Path) -> Path:
-    folder = tmp_path / "format_1"
+def written_by(format: int, tmp_path: Path) -> Path:
+    """The scenario as Lossmith wrote it when this format was the newest."""
+    folder = tmp_path / f"format_{format}"
     folder.mkdir()
     (folder / "spec.toml").write_text(scenario.SPEC)
     raw = sqlite3.connect(folder / "lossmith.db", isolation_level=None)
     raw.execute("PRAGMA journal_mode = WAL")
     raw.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    raw.executescript(FORMAT_1.read_text())
+    raw.executescript(Path(__file__).with_name(f"format_{format}.sql").read_text())
     raw.close()
     return folder
+
+
+@pytest.fixture
+def format_1(tmp_path: Path) -> Path:
+    return written_by(1, tmp_path)
 
 
 def test_a_run_of_format_1_is_read_in_memory_and_upgraded_by_a_writer(format_1: Path, finished: Path) -> None:
@@ -291,7 +296,7 @@ def test_a_run_of_format_1_is_read_in_memory_and_upgraded_by_a_writer(format_1: 
         assert {row.tuned for row in reader.candidates()} == {None}
     assert contents(format_1) == before
     with RunStore.open(format_1, write=True) as store:
-        assert store.run().format == 2
+        assert store.run().format == 3
         request = Request("{}", 0, work="screen", settings="{}")
         store.record([(request, Evaluation(request.key, OK, product='{"gradients":"a"}'))], purpose="screen")
     raw = sqlite3.connect(format_1 / "lossmith.db")
@@ -304,6 +309,27 @@ def test_a_run_of_format_1_is_read_in_memory_and_upgraded_by_a_writer(format_1: 
     assert after["candidate"] == right["candidate"]
     scenario.play(format_1)  # goes on: everything is there
     assert len(comparable_rows(format_1)["evaluation"]) == len(right["evaluation"]) + 1
+
+
+def test_a_run_of_format_2_is_read_in_memory_and_upgraded_by_a_writer(tmp_path: Path, finished: Path) -> None:
+    folder = written_by(2, tmp_path)
+    right, before = comparable_rows(finished), contents(folder)
+    assert comparable_rows(folder) == right
+    with RunStore.open(folder) as reader:
+        assert {row.candidate.tuning for row in reader.candidates()} == {""}  # tuned as the method says
+        assert all(row.request.key == row.evaluation.request for row in reader.evaluations())
+    assert contents(folder) == before
+    with RunStore.open(folder, write=True) as store:
+        assert store.run().format == 3
+        own = Candidate("{}", "own", tuning='{"meta_steps":50,"state":"so far"}')
+        store.add_generation(scenario.GENERATIONS, [own], [None])
+        store.add_generation(scenario.GENERATIONS, [own], [None])  # a resumed search asks again
+        with pytest.raises(RunError, match="tuning"):
+            store.add_generation(scenario.GENERATIONS, [replace(own, tuning="")], [None])
+    with RunStore.open(folder) as reader:
+        assert reader.candidates(scenario.GENERATIONS)[0].candidate == own
+    after = comparable_rows(folder)
+    assert after["candidate"][:-1] == right["candidate"]
 
 
 def test_a_kind_of_work_nobody_knows_is_damage(run: Path) -> None:
@@ -348,7 +374,7 @@ def test_an_older_format_is_migrated_in_memory_for_readers_and_on_disk_for_a_wri
     refused(older, "is damaged .*table candidate has other columns")  # without the migration
     right = comparable_rows(finished)
     monkeypatch.setattr(migrations, "MIGRATIONS", (*RELEASED, upgrade))
-    right["run"] = [(1, 3, *right["run"][0][2:])]  # format 3
+    right["run"] = [(1, 4, *right["run"][0][2:])]  # format 4
     before = contents(older)
     assert comparable_rows(older) == right
     assert contents(older) == before
@@ -357,7 +383,7 @@ def test_an_older_format_is_migrated_in_memory_for_readers_and_on_disk_for_a_wri
     monkeypatch.setattr(migrations, "MIGRATIONS", (*RELEASED, upgrade))
     assert comparable_rows(older) == right  # and not a second time
     monkeypatch.setattr(migrations, "MIGRATIONS", RELEASED)
-    refused(older, r"newer Lossmith \(format 3; this one reads up to 2\)")
+    refused(older, r"newer Lossmith \(format 4; this one reads up to 3\)")
 
 
 def test_migrations_run_in_order_and_a_failing_one_changes_nothing(
@@ -375,7 +401,7 @@ def test_migrations_run_in_order_and_a_failing_one_changes_nothing(
         (*RELEASED, upgrade, lambda c: c.execute("UPDATE candidate SET origin = origin || '!'")),
     )
     with RunStore.open(older, write=True) as store:
-        assert store.run().format == 4
+        assert store.run().format == 5
         assert {row.candidate.origin for row in store.candidates()} == {f"draw {i}!" for i in range(4)}
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lossmith.cli.gradient_options import gradient_settings, rounds
 from lossmith.cli.naming import split_list
 from lossmith.errors import SpecError, UsageError
 
@@ -27,12 +28,14 @@ _TYPES: Mapping[str, tuple[Any, str]] = {
     "task": (dict, "a table, [task]"),
     "task.reference": (str, "a task's name in quotes"),
     "task.steps": (int, "a whole number"),
+    "task.each": (list, "a list of whole numbers"),
     "search": (dict, "a table, [search]"),
     "search.method": (str, "a method's name in quotes"),
     "search.settings": (dict, "a table, [search.settings]"),
     "search.partial": (_NUMBER, "a share of the full training up to 1, or a number of steps"),
     "search.shelf": (str, "the folder of a shelf run in quotes"),
     "plan": (dict, "a table, [plan]"),
+    "plan.members": (list, "the plan of each task"),
     "plan.device": (str, "a device in quotes"),
     "plan.engine": (str, "an engine in quotes"),
     "plan.dtype": (str, "a number format in quotes"),
@@ -46,7 +49,8 @@ class Experiment:
     """A search that was asked for; fields hold what was given, the library knows the rest.
 
     Args:
-        method: name. settings: of the method. task: text that names it. steps: of the full training.
+        method: name. settings: of the method. task: text that names it. steps: of the full training, of each of several
+            tasks where there are many numbers.
         section: fields of `SearchSection`, beside method, settings, budget, start_from and shelf.
         partial: effort per candidate. start_from, shelf: texts that name losses and runs.
         seed, run, device, engine, dtype, compile, deadline: see `lm.search`.
@@ -55,7 +59,7 @@ class Experiment:
     method: str
     task: str
     settings: Mapping[str, Any] = field(default_factory=dict)
-    steps: int | None = None
+    steps: int | tuple[int, ...] | None = None
     section: Mapping[str, Any] = field(default_factory=dict)
     partial: float | None = None
     start_from: tuple[str, ...] = ()
@@ -96,16 +100,19 @@ def read_experiment(asked: SearchOptions) -> Experiment:
     shelf = asked.shelf or search.pop("shelf", None)
     for other in ("start_from", "shelf"):
         search.pop(other, None)
+    settings |= gradient_settings(asked, name)
     for option in ("generations", "fidelity", "seeds_per_candidate", "elites", "finalists", "finalist_seeds"):
         given = getattr(asked, option)
         search |= {} if given is None else {option: given}
-    make_method(name, **settings)  # whatever is wrong with these is told before any data is read
+    made = make_method(name, **settings)  # whatever is wrong with these is told before any data is read
+    if made.rounds is not None:
+        search["generations"] = rounds(made, asked, document.get("search", {}))
     make(SearchSection, method=name, **search)
     return Experiment(
         method=name,
         task=reference,
         settings=settings,
-        steps=_either(asked.steps, task.get("steps")),
+        steps=_either(asked.steps, _steps(task, asked.task)),
         section=search,
         partial=partial,
         start_from=start_from,
@@ -113,11 +120,26 @@ def read_experiment(asked: SearchOptions) -> Experiment:
         seed=_either(asked.seed, document.get("seed"), 0),
         run=asked.run or document.get("run"),
         device=asked.device or plan.get("device", "cpu"),
-        engine=asked.engine or plan.get("engine", "rule"),
+        engine=asked.engine or _engine(plan),
         dtype=asked.dtype or plan.get("dtype", "float32"),
         compile=_either(asked.compile, plan.get("compile")),
         deadline=_either(asked.deadline, plan.get("deadline") or None),
     )
+
+
+def _engine(plan: Mapping[str, Any]) -> str:
+    """The engine of a file; the rule where it gave several tasks different ones."""
+    each = {str(dict(one).get("engine", "rule")) for one in plan.get("members", ())}
+    return "rule" if len(each) > 1 else str(plan.get("engine", "rule"))
+
+
+def _steps(task: Mapping[str, Any], instead: str | None) -> int | tuple[int, ...] | None:
+    """Full training steps of a file's task; those of several belong to these tasks and to no others."""
+    each = tuple(task.get("each", ()))
+    if each:
+        return each if instead is None else None
+    steps: int | None = task.get("steps")
+    return steps
 
 
 def _either(*values: Any) -> Any:

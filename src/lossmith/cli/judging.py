@@ -118,7 +118,7 @@ def _task(asked: EvaluateOptions | CompareOptions, run: Any) -> AnyTask | None:
     if asked.steps is not None:
         raise UsageError("--steps changes a task: give --task with it.")
     if run is not None and asked.data_dir is not None and run.spec.task.reference is not None:
-        return resolve_task(run.spec.task.reference, data_dir=asked.data_dir, steps=run.spec.task.steps)
+        return resolve_task(run.spec.task.reference, data_dir=asked.data_dir, steps=run.spec.task.of_each)
     return None
 
 

@@ -27,12 +27,14 @@ class Named:
         name: as it was written.
         loss: the loss itself.
         lr_scale: factor on the recipe's learning rate that belongs to it. budget: share of the full training, likewise.
+        run: that found it, if one did.
     """
 
     name: str
     loss: Loss | LossSet
     lr_scale: float = 1.0
     budget: float = 1.0
+    run: Run | None = None
 
     @property
     def conditions(self) -> str:
@@ -65,12 +67,13 @@ def named(text: str, head: Any) -> Named:
     own_head = head if callable(head) else None
     if is_run(text):
         name = text.rstrip("/")
-        best = open_run(text, own_head).best
-        return Named(name, best.loss, best.lr_scale, best.budget)
+        run = open_run(text, own_head)
+        best = run.best
+        return Named(name, best.loss, best.lr_scale, best.budget, run)
     if match := _CANDIDATE.fullmatch(text):
         run = open_run(match[1], own_head)
         row = _candidate(run, int(match[2]), int(match[3]))
-        return Named(text, run.decode(row.loss), row.candidate.lr_scale)
+        return Named(text, run.decode(row.loss), row.candidate.lr_scale, run=run)
     if text.lstrip().startswith("{"):
         found = from_json(text, head=own_head)
         return Named(str(found), found)

@@ -70,10 +70,12 @@ class TaskOptions:
             "--task",
             _TASK,
             "TASK",
-            "One of `lossmith tasks`, or your own package.module:function.",
+            "One of `lossmith tasks`, or your own package.module:function; several with commas between them.",
         ),
     ] = None
-    steps: Annotated[int | None, _option("--steps", _TASK, "N", "Steps of the full training.", "the task's own")] = None
+    steps: Annotated[
+        int | None, _option("--steps", _TASK, "N", "Steps of the full training, of each task.", "the task's own")
+    ] = None
     data_dir: DataDir = None
 
 
@@ -165,7 +167,29 @@ class Search:
         str | None,
         _option("--shelf", _SEARCH, "RUN", "Shelf run that the verdict compares with.", "a shelf in --start-from"),
     ] = None
-    generations: Annotated[int | None, _option("--generations", _EFFORT, "N", "Rounds of candidates.", "20")] = None
+    generations: Annotated[
+        int | None, _option("--generations", _EFFORT, "N", "Rounds of candidates, of methods that evolve.", "20")
+    ] = None
+    meta_steps: Annotated[
+        int | None,
+        _option(
+            "--meta-steps",
+            _EFFORT,
+            "N",
+            "Steps on the loss parameters, of methods that go by gradient.",
+            "the method's own",
+        ),
+    ] = None
+    hypergradient: Annotated[
+        str | None,
+        _option(
+            "--hypergradient",
+            _SEARCH,
+            "unroll|implicit",
+            "How methods that tune loss parameters take their gradient.",
+            "unroll",
+        ),
+    ] = None
     population: Annotated[
         int | None, _option("--population", _EFFORT, "N", "Candidates per generation.", "the method's own")
     ] = None

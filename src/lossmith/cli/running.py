@@ -70,7 +70,7 @@ def resume(asked: ResumeOptions) -> None:
         task = None
         reference = asked.task or run.spec.task.reference
         if asked.task is not None or (asked.data_dir is not None and reference is not None):
-            task = resolve_task(str(reference), data_dir=asked.data_dir, steps=run.spec.task.steps)
+            task = resolve_task(str(reference), data_dir=asked.data_dir, steps=run.spec.task.of_each)
         with watched() as terminal:
             go_on(asked.path, task=task, workers=wanted_workers(asked.workers), listeners=(terminal,))
         run = Run(asked.path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -60,7 +61,8 @@ class Summary:
         path, kind, task, method, seed: which run. reference, steps_in_full: what names its task on the command line.
         state: finished, running, interrupted, killed or failed; `since` its last sign, `holder` who is at work.
         metric, direction: what is judged.
-        generations_done, generations: of the search. history: one line per generation.
+        generations_done, generations: of the search. meta_steps: done and wanted, of one that goes by them.
+        history: one line per generation.
         counts: candidates per status over all generations. trainings: finished ones per purpose. steps: trained in all.
         screened, tuned, changed: candidates that went through the screens, that were tuned, and of those how many the
             screens refused afterwards.
@@ -86,6 +88,7 @@ class Summary:
     direction: str
     generations_done: int
     generations: int
+    meta_steps: tuple[int, int] | None
     history: tuple[GenerationLine, ...]
     counts: dict[str, int]
     trainings: dict[str, int]
@@ -130,7 +133,7 @@ def summarize(run: Run) -> Summary:
         kind=run.kind,
         task=run.row.task,
         reference=run.spec.task.reference,
-        steps_in_full=run.spec.task.steps,
+        steps_in_full=run.spec.task.option,
         method=run.row.method,
         seed=run.row.seed,
         state=state,
@@ -140,6 +143,7 @@ def summarize(run: Run) -> Summary:
         direction=direction,
         generations_done=sum(generation.told for generation in run.generations),
         generations=search.generations if search else 0,
+        meta_steps=run.meta_steps,
         history=tuple(_history(run)),
         counts=run.counts(),
         trainings=dict(sorted(trainings.items())),
@@ -156,8 +160,21 @@ def summarize(run: Run) -> Summary:
         verdict=run.verdict,
         test_touches=run.test_touches,
         seconds_left=_seconds_left(run) if state == "running" else None,
-        notes=tuple(str(event.data["text"]) for event in run.events if event.kind in ("no_winner", "empty_generation")),
+        notes=(*_tuning_notes(run), *_event_notes(run)),
     )
+
+
+def _event_notes(run: Run) -> Iterable[str]:
+    return (str(event.data["text"]) for event in run.events if event.kind in ("no_winner", "empty_generation"))
+
+
+def _tuning_notes(run: Run) -> Iterable[str]:
+    """What was worth knowing about some meta-steps (damping raised, say): one of them, and how many there are."""
+    products = (row.evaluation.product for row in run.evaluations if row.request.work == "tune")
+    found = [text for product in products if '"notes"' in product if (text := json.loads(product).get("notes"))]
+    if found:
+        more = f" ({len(found)} tunings have such notes)" if len(found) > 1 else ""
+        yield f"tuning, {min(found)}{more}"
 
 
 def formula(run: Run, text: str) -> str:

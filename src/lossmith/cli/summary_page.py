@@ -64,6 +64,8 @@ def _facts(summary: Summary) -> Iterable[tuple[str, Cell]]:
         yield "best loss", "none yet"
     if summary.generations:
         done = f"{summary.generations_done} of {wording.count(summary.generations, 'generation')}"
+        if summary.meta_steps is not None:
+            done = f"{summary.meta_steps[0]:,} of {wording.count(summary.meta_steps[1], 'meta-step')}"
         left = "" if summary.seconds_left is None else f", about {duration(summary.seconds_left)} left"
         yield "search", done + left
     if summary.counts:
@@ -133,7 +135,14 @@ def _print_generations(console: Console, summary: Summary) -> None:
         )
         for line in summary.history
     ]
-    header = ("generation", "best", "so far", *map(wording.status_label, statuses), "steps", "time")
+    header = (
+        "generation" if summary.meta_steps is None else "block",
+        "best",
+        "so far",
+        *map(wording.status_label, statuses),
+        "steps",
+        "time",
+    )
     print_table(console, header, rows, left=())
 
 

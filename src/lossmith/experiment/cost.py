@@ -10,14 +10,17 @@ from typing import Any
 from lossmith.evaluation import Plan, count_workers, evaluate_chunk
 from lossmith.evaluation.evaluate import steps_of
 from lossmith.evaluation.payload import pack
+from lossmith.evaluation.requested import requested_loss
 from lossmith.experiment.meta_testing import MetaTest
 from lossmith.experiment.opening import Resources, planned
 from lossmith.experiment.spec import SearchSection
 from lossmith.experiment.training_cost import TrainingCost, training_cost
+from lossmith.losses import LossSet
 from lossmith.records import Request, Work
 from lossmith.search import Method, Problem
 from lossmith.search.shelf import POPULATION as SHELF_POPULATION
-from lossmith.tasks import AnyTask, Task
+from lossmith.tasks import AnyTask
+from lossmith.tasks.several import all_parts
 from lossmith.testing import check_task
 
 PILOT_META_STEPS = (2, 12)
@@ -103,18 +106,19 @@ def estimate(
     resources = resources or Resources()
     check_task(task)
     plan = planned(task, resources)
-    trainings = _Trainings(task, plan)
+    trainings = _Trainings(task, plan, _adaptive(task, method))
     full = steps_of(task, 1.0)
     partial = steps_of(task, section.budget)
     population = int(method.settings().get("population", 20))
     counted = section.generations * population * section.seeds_per_candidate
     searched = counted + section.generations * section.elites
     parts = list(_preparing(task, method, plan, section))
-    candidates = trainings.part("candidates", counted, partial, company=population, calls=section.generations)
-    elites = trainings.part("", searched - counted, partial, company=1, calls=section.generations)
+    candidates = trainings.part("candidates", counted, partial, population, calls=section.generations, found=1)
+    elites = trainings.part("", searched - counted, partial, company=1, calls=section.generations, found=1)
     parts.append(replace(candidates, trainings=searched, seconds=candidates.seconds + elites.seconds))
-    parts.append(trainings.part("finalists", section.finalists * section.finalist_seeds, full, section.finalists))
-    parts.append(trainings.part("fresh score", section.finalist_seeds, partial, company=1))
+    finals = section.finalists * section.finalist_seeds
+    parts.append(trainings.part("finalists", finals, full, section.finalists, found=1))
+    parts.append(trainings.part("fresh score", section.finalist_seeds, partial, company=1, found=1))
     if shelf:
         spent = searched * partial + section.finalists * section.finalist_seeds * full
         count = max(1, spent // partial)
@@ -123,22 +127,29 @@ def estimate(
     if verdict is not None:
         if "tuned" in verdict.controls:
             points = 2 * GRID_POINTS  # of both sides
-            parts.append(trainings.part("tuned learning rates", points * verdict.tune_seeds, full, points))
+            parts.append(trainings.part("tuned learning rates", points * verdict.tune_seeds, full, points, found=1 / 2))
         arms = 2 + 2 * ("tuned" in verdict.controls) + ("shelf" in verdict.controls)
-        parts.append(trainings.part("verdict on test", arms * verdict.seeds, full, company=arms))
+        subjects = 1 + ("tuned" in verdict.controls)
+        parts.append(trainings.part("verdict on test", arms * verdict.seeds, full, arms, found=subjects / arms))
     workers = 1
     if resources.workers:
         workers = count_workers(resources.workers, task, plan, len(pack(task)))
-    per_step = trainings.cost(population).per_step
+    per_step = trainings.cost_of_found(population).per_step
     return Estimate(tuple(parts), per_step, workers, time.perf_counter() - started, plan)
 
 
 class _Trainings:
-    """Costs of trainings by how many of them are done at once, each measured when it is first asked for."""
+    """Costs of trainings by how many of them are done at once, each measured when it is first asked for.
 
-    def __init__(self, task: AnyTask, plan: Plan) -> None:
-        self.task, self.plan = task, plan
+    Args:
+        adaptive: a loss of the method that goes on learning while it trains, which costs more and trains alone; ""
+            where the method's losses cost what any other does.
+    """
+
+    def __init__(self, task: AnyTask, plan: Plan, adaptive: str = "") -> None:
+        self.task, self.plan, self.adaptive = task, plan, adaptive
         self._costs: dict[int, TrainingCost] = {}
+        self._alone: TrainingCost | None = None
 
     def cost(self, company: int) -> TrainingCost:
         """Of one among `company` trainings that could be done at once."""
@@ -147,20 +158,44 @@ class _Trainings:
             self._costs[at_once] = training_cost(self.task, self.plan, at_once)
         return self._costs[at_once]
 
-    def part(self, what: str, count: int, steps: int, company: int, calls: int = 1) -> Part:
-        """`count` trainings, those of `company` with one seed, asked for in `calls` goes."""
+    def cost_of_found(self, company: int) -> TrainingCost:
+        """The same, of a loss of the method."""
+        if not self.adaptive:
+            return self.cost(company)
+        if self._alone is None:
+            self._alone = training_cost(self.task, self.plan, 1, self.adaptive)
+        return self._alone
+
+    def part(self, what: str, count: int, steps: int, company: int, calls: int = 1, *, found: float = 0.0) -> Part:
+        """`count` trainings, those of `company` with one seed, asked for in `calls` goes.
+
+        Args:
+            found: which share of them is of losses of the method.
+        """
         groups = max(1, count // (max(1, company) * calls))
-        seconds = count * self.cost(company).of(steps) if count else 0.0
-        return Part(what, count, steps, seconds, groups * self._chunks(company))
+        seconds = 0.0
+        for share, cost in ((found, self.cost_of_found), (1 - found, self.cost)):
+            if count and share:
+                seconds += count * share * cost(company).of(steps)
+        pieces = groups * (company if self.adaptive and found == 1 else self._chunks(company))
+        return Part(what, count, steps, seconds, pieces)
 
     def _chunks(self, company: int) -> int:
         return max(1, -(-company // self.plan.chunk))
 
 
+def _adaptive(task: AnyTask, method: Method) -> str:
+    """A loss of the method, where its losses go on learning while they train; "" otherwise."""
+    asked, _ = method.ask(method.init(Problem(task.setting)))
+    first = requested_loss(asked[0].loss, task)
+    members = first if isinstance(first, LossSet) else (first,)
+    return asked[0].loss if any(member.online is not None for member in members) else ""
+
+
 def _preparing(task: AnyTask, method: Method, plan: Plan, section: SearchSection) -> Iterator[Part]:
     """Screening and tuning, each timed on a chunk of the first generation, as if every candidate were tuned."""
     wanted = method.preparation
-    if not isinstance(task, Task) or (wanted.screening is None and wanted.tuning is None):
+    if not all_parts(task) or (wanted.screening is None and wanted.tuning is None):
         return
     asked, _ = method.ask(method.init(Problem(task.setting, generations=section.generations)))
     losses = [candidate.loss for candidate in asked if candidate.status.ok][: plan.tune_chunk]

@@ -39,6 +39,7 @@ class GenerationFinished:
         best: metric of the best candidate so far, in the metric's own direction; None while there is none.
         formula: that candidate's loss for people.
         counts: candidates of this generation per status.
+        meta_steps: done so far and in all, of a search that goes by them; None elsewhere.
     """
 
     number: int
@@ -47,6 +48,7 @@ class GenerationFinished:
     metric: str
     formula: str
     counts: Mapping[str, int]
+    meta_steps: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -25,16 +25,19 @@ class Prepared:
     """A candidate after the stages before training.
 
     Args:
-        candidate: with the tuned loss, where it was tuned.
+        candidate: with the loss that tuning made: the tuned one, or where the tuning of a candidate with settings of
+            its own failed, the last that was sound.
         status: `OK` if it is to be trained.
         like: position of the earlier candidate whose result it takes (gradient equivalence), or None.
         steps: base-model steps that tuning spent on it.
+        product: what tuning made (`Evaluation.product`), "" where it failed or nothing was tuned.
     """
 
     candidate: Candidate
     status: Status = OK
     like: Position | None = None
     steps: int = 0
+    product: str = ""
 
 
 class Stages:
@@ -54,7 +57,7 @@ class Stages:
         """What is done first for a candidate; None where it goes straight to training."""
         if self.preparation.screening is not None:
             return self._screen(candidate)
-        return self._tune(candidate) if self.preparation.tuning is not None else None
+        return self._tune(candidate) if self._is_tuned(candidate) else None
 
     def run(self, candidates: Mapping[Position, Candidate], answer: Answer) -> dict[Position, Prepared]:
         """Take candidates through the stages.
@@ -66,8 +69,7 @@ class Stages:
         found = {position: Prepared(candidate) for position, candidate in candidates.items()}
         if self.preparation.screening is not None:
             self._screened(found, answer)
-        if self.preparation.tuning is not None:
-            self._tuned(found, answer)
+        self._tuned(found, answer)
         return found
 
     def _screened(self, found: dict[Position, Prepared], answer: Answer) -> None:
@@ -86,15 +88,21 @@ class Stages:
                 found[position] = replace(one, status=Status("screened", "gradient_equivalence", sentence), like=first)
 
     def _tuned(self, found: dict[Position, Prepared], answer: Answer) -> None:
-        left = {position: one for position, one in found.items() if one.status.ok}
+        left = {p: one for p, one in found.items() if one.status.ok and self._is_tuned(one.candidate)}
+        if not left:
+            return
         results = answer([self._tune(one.candidate) for one in left.values()], "tune")
         for (position, one), result in zip(left.items(), results, strict=True):
             status, candidate = result.status, one.candidate
             if status.kind == "screened":
                 status = replace(status, detail=f"{status.detail}_after_tuning")
-            elif status.ok:
+            elif status.ok or (candidate.tuning and result.product):
                 candidate = replace(candidate, loss=json.loads(result.product)["loss"])
-            found[position] = replace(one, candidate=candidate, status=status, steps=result.steps)
+            product = result.product if status.ok else ""
+            found[position] = replace(one, candidate=candidate, status=status, steps=result.steps, product=product)
+
+    def _is_tuned(self, candidate: Candidate) -> bool:
+        return bool(candidate.tuning) or self.preparation.tuning is not None
 
     def _screen(self, candidate: Candidate) -> Request:
         assert self.preparation.screening is not None
@@ -102,6 +110,8 @@ class Stages:
         return Request(candidate.loss, self._seed, work="screen", settings=settings)
 
     def _tune(self, candidate: Candidate) -> Request:
-        assert self.preparation.tuning is not None
-        settings = self.preparation.tuning.to_settings()
+        settings = candidate.tuning
+        if not settings:
+            assert self.preparation.tuning is not None
+            settings = self.preparation.tuning.to_settings()
         return Request(candidate.loss, self._seed, lr_scale=candidate.lr_scale, work="tune", settings=settings)

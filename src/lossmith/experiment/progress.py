@@ -94,8 +94,11 @@ class Terminal:
         formula = f"  {event.formula}" if event.formula else ""
         if not self.live and len(formula) > 60:
             formula = formula[:57] + "…"
+        what = f"generation {number}/{event.generations}"
+        if event.meta_steps is not None:
+            what = f"meta-step {event.meta_steps[0]:,}/{event.meta_steps[1]:,}"
         self.console.print(
-            f"generation {number}/{event.generations}  best {best}  ({counts}){remaining}{escape(formula)}",
+            f"{what}  best {best}  ({counts}){remaining}{escape(formula)}",
             highlight=False,
             soft_wrap=not self.live,
             no_wrap=self.live,

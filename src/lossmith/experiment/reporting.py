@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import os
 import platform
 import shlex
 
-from lossmith.analysis import History, LossCurve, ReportData, Scored, history, loss_curve, wording
+from lossmith.analysis import (
+    AdaptationCurves,
+    Block,
+    Course,
+    History,
+    LossCurve,
+    ReportData,
+    Scored,
+    adaptation_curves,
+    history,
+    loss_curve,
+    meta_loss,
+    wording,
+)
 from lossmith.errors import LossError, UsageError
 from lossmith.experiment.run import Best, Run
-from lossmith.losses import Loss, LossSet, loss
+from lossmith.experiment.trajectories import best_trajectory
+from lossmith.losses import Loss, LossSet, loss, to_json
 from lossmith.losses.export import export
 from lossmith.losses.learning_rule import attracts_zero_error, null_epoch
 from lossmith.losses.printer import to_text
@@ -30,6 +45,7 @@ def report_data(run: Run) -> ReportData:
     best = _best(run)
     found = None if best is None else _single(best.loss)
     curve, note = _curve(run, found)
+    adaptation, course = _adaptation(run, found)
     return ReportData(
         title=f"{run.row.method or 'comparison'} on {run.row.task}",
         task=run.row.task,
@@ -41,13 +57,16 @@ def report_data(run: Run) -> ReportData:
         verdict=run.verdict,
         selection_bias=run.selection_bias,
         loss_name="" if found is None else found.name or "",
-        loss_text="" if found is None else _exported(found, "text"),
+        loss_text="" if found is None else _exported(found, "text") or str(found),
         loss_latex="" if found is None else _exported(simplified(found, digits=5), "latex"),
         loss_torch="" if found is None else _exported(found, "torch"),
         loss_facts=() if best is None or found is None else _loss_facts(run, best, found),
         curve=curve,
         curve_note=note,
+        adaptation=adaptation,
+        adaptation_note=course,
         history=_history(run),
+        courses=_courses(run),
         spec=run.spec.to_toml(),
         commands=_commands(run),
         evaluate_command=f"lossmith evaluate {path} --seeds 10",
@@ -93,7 +112,11 @@ def _facts(run: Run) -> Facts:
         effort = f"{search.budget:.3g} of the full training's {search.fidelity}"
         if run.spec.task.steps:
             effort += f" ({round(search.budget * run.spec.task.steps):,} of {run.spec.task.steps:,})"
-        rows += [("generations", f"{told} of {search.generations}"), ("effort per candidate", effort)]
+        if run.meta_steps is None:
+            rows.append(("generations", f"{told} of {search.generations}"))
+        else:
+            rows.append(("meta-steps", f"{run.meta_steps[0]:,} of {run.meta_steps[1]:,}"))
+        rows.append(("effort per candidate", effort))
         rows += [("training steps spent", f"{run.training_steps:,}")]
     if run.test_touches:
         rows.append(("test split touched", wording.count(run.test_touches, "time")))
@@ -153,16 +176,45 @@ def _curve(run: Run, found: Loss | None) -> tuple[LossCurve | None, str]:
         return None, str(error).rstrip(".")
 
 
+def _adaptation(run: Run, found: Loss | None) -> tuple[AdaptationCurves | None, str]:
+    """What an adaptive loss became in its best stored training, and which that was."""
+    if found is None or found.online is None:
+        return None, ""
+    trajectory = best_trajectory(run, to_json(found))
+    if trajectory is None:
+        return None, ""
+    try:
+        return adaptation_curves(found, trajectory.document, classes=_classes(run) or 2), str(trajectory)
+    except LossError:  # under a head that only Python can bring back
+        return None, ""
+
+
 def _history(run: Run) -> History | None:
     name, direction = run.metric
     sign = 1.0 if direction == "min" else -1.0
+    unit = "generation" if run.meta_steps is None else "block"
     told = {generation.number for generation in run.generations if generation.told}
     rows = [
         Scored(row.generation, str(row.candidate.status), None if row.fitness is None else sign * row.fitness)
         for row in run.candidates
         if row.generation in told
     ]
-    return history(rows, metric=name, direction=direction) if rows else None  # type: ignore[arg-type]
+    return history(rows, metric=name, direction=direction, unit=unit) if rows else None  # type: ignore[arg-type]
+
+
+def _courses(run: Run) -> tuple[Course, ...]:
+    """The tunings of a search by gradient, whose candidates have settings of their own."""
+    done = {row.evaluation.request: row.evaluation for row in run.evaluations if row.request.work == "tune"}
+    blocks = []
+    for row in run.candidates:
+        found = done.get(row.request or "")
+        if not row.candidate.tuning or found is None or not found.product:
+            continue
+        product = json.loads(found.product)
+        name = row.candidate.origin.rpartition(", ")[0]
+        values = tuple((int(step), float(value)) for step, value in product.get("meta_loss", ()))
+        blocks.append(Block(name, row.candidate.loss, product["loss"], values, found.status.ok))
+    return meta_loss(blocks)
 
 
 def _commands(run: Run) -> tuple[str, ...]:
@@ -176,7 +228,9 @@ def _commands(run: Run) -> tuple[str, ...]:
     if compared is None:
         return ()
     words = ["lossmith", "compare", *map(shlex.quote, compared.names), "--task", task.reference]
-    words += [] if task.steps is None else ["--steps", str(task.steps)]
+    if len(set(task.each)) > 1:
+        return ()  # the command line has one number of steps for all of them
+    words += [] if task.option is None else ["--steps", str(task.option)]
     words += ["--seeds", str(compared.seeds), "--seed", str(run.row.seed)]
     for position in compared.tune:
         words += ["--tune-lr", shlex.quote(compared.names[position])]

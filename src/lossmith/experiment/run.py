@@ -14,6 +14,7 @@ from lossmith.evaluation import Standing, top
 from lossmith.experiment.finalists import Winner, read_winner
 from lossmith.experiment.spec import Spec, from_toml
 from lossmith.losses import Loss, LossSet, from_json
+from lossmith.search import METHODS
 from lossmith.store import CandidateRow, GenerationRow, RunRow, RunStore
 
 
@@ -75,6 +76,17 @@ class Run:
         """Name and direction of the task's metric."""
         described = self.row.fingerprint["metric"]
         return str(described["name"]), str(described["direction"])
+
+    @property
+    def meta_steps(self) -> tuple[int, int] | None:
+        """Meta-steps done and wanted, of a search that goes by them; None of others."""
+        search = self.spec.search
+        if search is None or search.method not in METHODS:
+            return None
+        method = METHODS[search.method](**search.settings)
+        told = sum(generation.told for generation in self.generations)
+        done, wanted = method.meta_steps_after(told), method.meta_steps_after(search.generations)
+        return None if done is None or wanted is None else (done, wanted)
 
     @property
     def winner(self) -> Winner | None:

@@ -56,7 +56,7 @@ class SearchLoop:
         self.takes_from: dict[Position, Position] = {}  # candidates whose result is an earlier one's
 
     def run(self) -> list[Tried]:
-        """Go on to the last generation.
+        """Go on to the last generation, or until the method has nothing left to ask.
 
         Returns:
             Every evaluated candidate in order.
@@ -69,7 +69,7 @@ class SearchLoop:
             number = checkpoint.generation + 1
             state = self.method.load(self.problem, checkpoint.document["state"])
             self._remember(store, number, dict(checkpoint.document["seeds"]))
-        while number < self.settings.generations:
+        while number < self.settings.generations and not self.method.done(state):
             state = self._generation(number, state)
             number += 1
         return list(self.tried.values())
@@ -92,14 +92,15 @@ class SearchLoop:
             statuses[position[1]] = failed[0] if failed else one.status
         fitness = [self._fitness((number, index)) for index in range(len(candidates))]
         steps += self._elites_gain_a_seed()
-        state = self.method.tell(state, asked, fitness)
+        made = [prepared.get((number, index)) for index in range(len(candidates))]
+        state = self.method.tell(state, asked, fitness, ["" if one is None else one.product for one in made])
         counts = Counter("duplicate_of" if s.kind == "duplicate_of" else str(s) for s in statuses)
         if not any(value is not None for value in fitness):
-            text = f"generation {number + 1}: no candidate gave a number; the search goes on with fresh ones."
+            text = self._nothing_found(number, state)
             store.add_event("empty_generation", str(number), {"text": text})
             self.session.emit(Note(text))
         document = {"state": self.method.dump(state), "seeds": self._extra_seeds()}
-        tuned = [self._tuned(one, prepared.get((number, index))) for index, one in enumerate(candidates)]
+        tuned = [self._tuned(candidate, one) for candidate, one in zip(candidates, made, strict=True)]
         store.tell(
             number,
             fitness,
@@ -111,6 +112,13 @@ class SearchLoop:
         )
         self._report(number, counts)
         return state
+
+    def _nothing_found(self, number: int, state: State) -> str:
+        """What follows a generation in which no candidate gave a number."""
+        what = f"{'generation' if self.method.rounds is None else 'block'} {number + 1}: no candidate gave a number"
+        if self.method.done(state):
+            return f"{what}, and none is left to go on with."
+        return f"{what}; the search goes on {'with fresh ones' if self.method.rounds is None else 'all the same'}."
 
     def _with_duplicates(self, number: int, asked: Sequence[Candidate]) -> list[Candidate]:
         """The candidates, those whose key was seen before marked as duplicates of the first that had it."""
@@ -146,7 +154,7 @@ class SearchLoop:
 
     @staticmethod
     def _tuned(asked: Candidate, prepared: Prepared | None) -> str | None:
-        """The loss that was trained, where it is not the one that was asked."""
+        """The loss that tuning made, where it is not the one that was asked."""
         return None if prepared is None or prepared.candidate.loss == asked.loss else prepared.candidate.loss
 
     def _requests(self, candidate: Candidate, count: int, start: int = 0) -> list[Request]:
@@ -233,4 +241,7 @@ class SearchLoop:
             found = self.tried[best[0].position].candidate.loss
             text = formula(from_json(found, head=task.head if callable(task.head) else None))
         generations = self.settings.generations
-        self.session.emit(GenerationFinished(number, generations, value, task.metric.name, text, dict(counts)))
+        steps = self.method.meta_steps_after(number + 1)
+        of = self.method.meta_steps_after(generations)
+        done = None if steps is None or of is None else (steps, of)
+        self.session.emit(GenerationFinished(number, generations, value, task.metric.name, text, dict(counts), done))

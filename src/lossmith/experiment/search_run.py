@@ -23,12 +23,15 @@ from lossmith.experiment.run import Run
 from lossmith.experiment.search_loop import SearchLoop
 from lossmith.experiment.session import Session, sitting
 from lossmith.experiment.spec import SearchSection, Spec, make
+from lossmith.experiment.tuning_pilot import check_tunable, try_tuning
 from lossmith.losses import Loss, LossSet, from_json, loss, to_json
 from lossmith.records import Preparation
 from lossmith.search import METHODS, Method, Problem
 from lossmith.search import method as make_method
 from lossmith.tasks import AnyTask, Task
+from lossmith.tasks.several import all_parts, members_of
 
+GENERATIONS = 20
 StartFrom: TypeAlias = "Run | Loss | str | Sequence[Run | Loss | str]"
 
 
@@ -36,7 +39,7 @@ def search(
     method: Method | str,
     task: AnyTask,
     *,
-    generations: int = 20,
+    generations: int | None = None,
     partial: float = 0.1,
     fidelity: str = "steps",
     seed: int = 0,
@@ -52,12 +55,14 @@ def search(
     """Search for a loss: `lossmith.search`, which documents the arguments, with what may be used gathered.
 
     Args:
+        generations: None for 20, or for as many as the method's own settings make.
         resources: workers, device, listeners; nothing in it changes the result.
         options: further fields of `SearchSection` (elites, seeds_per_candidate …).
     """
     resources = resources or Resources()
     method = make_method(method, **dict(settings or {})) if isinstance(method, str) else method
     budget = as_budget(partial, task)
+    generations = generations_of(method, generations)
     shelf_path = shelf.path if isinstance(shelf, Run) else shelf
     if isinstance(start_from, Run) and start_from.kind == "shelf" and shelf_path is None:
         shelf_path = start_from.path
@@ -80,6 +85,22 @@ def search(
     return start("search", method, section, task, seed=seed, path=path, resources=resources)
 
 
+def generations_of(method: Method, generations: int | None) -> int:
+    """How many generations a search takes that was asked to take so many, or (None) as many as is usual.
+
+    Raises:
+        UsageError: the method's settings make another number of them.
+    """
+    if method.rounds is None:
+        return GENERATIONS if generations is None else generations
+    if generations not in (None, method.rounds):
+        raise UsageError(
+            f"generations = {generations}: {method.name} goes by meta-steps, not by generations: give its setting "
+            "meta_steps in its place, as in lm.search(lm.ML3(meta_steps=250), task)."
+        )
+    return method.rounds
+
+
 def start(
     kind: str,
     method: Method,
@@ -94,7 +115,7 @@ def start(
     path = default_path(kind, task, method.name, seed) if path is None else path
     check_absent(path)
     spec: Spec = make(Spec, kind=kind, seed=seed, task=task_section(task), search=section)
-    if section.fidelity == "data" and not isinstance(task, Task):
+    if section.fidelity == "data" and not all_parts(task):
         raise SpecError(
             'fidelity "data" needs a task given by its parts; a training function reads trial.budget itself.'
         )
@@ -103,6 +124,7 @@ def start(
     method.init(problem)  # a loss that the method cannot start from is said before anything is trained
     data_fraction = section.budget if section.fidelity == "data" else 1.0
     plan, _ = prepare(task, resources, budget=section.budget, data_fraction=data_fraction, seed=seed)
+    try_tuning(task, method, problem, plan)
     with sitting(create(path, spec, task, plan, resources)) as session:
         _carry_on(session, method, problem, section, seed)
     return Run(path)
@@ -154,7 +176,7 @@ def problem_of(section: SearchSection, task: AnyTask, seed: int) -> Problem:
 def preparation_of(method: Method, session: Session) -> Preparation:
     """What a method wants done between ask and training, as far as the task allows it."""
     wanted = method.preparation
-    if wanted.screening is None or isinstance(session.task, Task):
+    if wanted.screening is None or any(isinstance(one, Task) for one in members_of(session.task)):
         return wanted
     session.emit(
         Note(
@@ -166,25 +188,42 @@ def preparation_of(method: Method, session: Session) -> Preparation:
 
 
 def check_parts(method: Method, task: AnyTask) -> None:
-    """UsageError if the method differentiates through training and the task is a training function."""
-    if method.needs_parts and not isinstance(task, Task):
+    """Whether a task can be tuned on, said before anything is written; methods that tune nothing take every task.
+
+    Raises:
+        UsageError: the method differentiates through training and the task is a training function.
+        TaskError: the task lacks what tuning needs.
+    """
+    if method.preparation.tuning is None:
+        return
+    if not all_parts(task):
         fit = ", ".join(name for name, cls in METHODS.items() if not cls.needs_parts)
         raise UsageError(
             f"{method.name} differentiates through training, which a training function does not allow: give the task "
             f"by its parts, lm.Task(model=..., train=..., recipe=...), or search with {fit}."
         )
+    check_tunable(members_of(task), method.preparation.tuning)
 
 
 def as_budget(partial: float, task: AnyTask) -> float:
-    """Partial training as a share of the full one: a fraction in (0, 1] stays, a number of steps above 1 is divided."""
+    """Partial training as a share of the full one: a fraction in (0, 1] stays, a number of steps above 1 is divided.
+
+    On several tasks a number of steps is that of each, and they have one share, which is what requests go by.
+    """
     if isinstance(partial, bool) or not partial > 0 or partial != partial:
         raise SpecError(f"partial = {partial!r}: a share of the full training in (0, 1], or a number of steps above 1.")
     if partial <= 1:
         return float(partial)
-    steps = task.steps
-    if steps is None:
+    full = [one.steps for one in members_of(task)]
+    steps = full[0]
+    if steps is None or None in full:
         raise SpecError(
             f"partial = {partial:g} steps: this task does not say how many steps it has; give a share in (0, 1]."
+        )
+    if len(set(full)) > 1:
+        raise SpecError(
+            f"partial = {partial:g} steps: the tasks have full trainings of different lengths; give a share of them in "
+            "(0, 1], or one length for all (--steps N)."
         )
     if partial > steps or partial != int(partial):
         raise SpecError(f"partial = {partial:g}: a whole number of steps up to the {steps:,} of the full training.")

@@ -21,11 +21,22 @@ class _Section(BaseModel):
 
 
 class TaskSection(_Section):
-    """Which task: `reference` is text that rebuilds it, absent for tasks built in Python."""
+    """Which task, or several: `reference` is text that rebuilds it, absent for tasks built in Python."""
 
     name: str
     reference: str | None = None
     steps: int | None = Field(None, ge=1, description="full training steps, where they differ from the task's own")
+    each: tuple[int, ...] = Field((), description="those of each of several tasks, whose sum `steps` is")
+
+    @property
+    def of_each(self) -> int | tuple[int, ...] | None:
+        """Full training steps as `resolve_task` takes them."""
+        return self.each or self.steps
+
+    @property
+    def option(self) -> int | None:
+        """What `--steps` takes to name this task; None where no one number does."""
+        return self.steps if not self.each else self.each[0] if len(set(self.each)) == 1 else None
 
 
 class SearchSection(_Section):
@@ -74,7 +85,10 @@ class Spec(_Section):
 
     def to_toml(self) -> str:
         """Complete TOML: defaults, versions, seeds and plan included."""
-        return tomli_w.dumps(_without_none(self.model_dump(mode="json")))
+        document = self.model_dump(mode="json")
+        if not self.task.each:  # one task, as ever
+            del document["task"]["each"]
+        return tomli_w.dumps(_without_none(document))
 
 
 def make(section: type[_Section], **values: Any) -> Any:

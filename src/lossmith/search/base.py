@@ -1,9 +1,12 @@
 """What every search method is: pure `init`, `ask`, `tell`, with a state that can be written down.
 
     state = method.init(problem)
-    for _ in range(generations):
+    while state.generation < generations and not method.done(state):
         candidates, state = method.ask(state)
         state = method.tell(state, candidates, [evaluate(c) if c.status.ok else None for c in candidates])
+
+A method may want its candidates prepared between ask and training (`Method.preparation`, `Candidate.tuning`); what that
+made of them is told as well.
 
 State in, state out: nothing a method receives is written to, and asking the same state twice gives the same
 candidates. Generation g draws from the stream (seed, "search", g) and from nothing else, so a state needs no random
@@ -76,7 +79,8 @@ class Method(ABC):
     """A search method: a frozen dataclass of its settings.
 
     Attributes:
-        needs_parts: whether candidates are tuned by unrolled training, which needs a task given by its parts.
+        needs_parts: whether candidates are always tuned by differentiating through training, which needs a task given
+            by its parts.
     """
 
     name: ClassVar[str]
@@ -104,12 +108,20 @@ class Method(ABC):
         """
 
     @abstractmethod
-    def tell(self, state: Any, candidates: Sequence[Candidate], fitness: Sequence[float | None]) -> State:
+    def tell(
+        self,
+        state: Any,
+        candidates: Sequence[Candidate],
+        fitness: Sequence[float | None],
+        products: Sequence[str] = (),
+    ) -> State:
         """What came of them.
 
         Args:
             candidates: exactly those `ask` returned, in their order.
             fitness: one per candidate, lower is better; None for one that gave no number.
+            products: one per candidate, what its tuning made (`Evaluation.product`); "" for one that was not tuned or
+                whose tuning failed. May be left out where nothing is tuned.
         """
 
     @abstractmethod
@@ -128,6 +140,21 @@ class Method(ABC):
     def preparation(self) -> Preparation:
         """What is to be done with a candidate between ask and training; by default nothing."""
         return Preparation()
+
+    @property
+    def rounds(self) -> int | None:
+        """How many generations the method takes by its settings; None where whoever runs it says how many."""
+        return None
+
+    def meta_steps_after(self, generation: int) -> int | None:
+        """Meta-steps of a candidate after so many generations, for methods that go by them; None elsewhere."""
+        del generation
+        return None
+
+    def done(self, state: Any) -> bool:
+        """Whether there is nothing left to ask, whatever number of generations was planned."""
+        del state
+        return False
 
     def settings(self) -> dict[str, Any]:
         """The settings as JSON-able data: `method(self.name, **self.settings())` is this method again."""

@@ -1,14 +1,13 @@
 """CMA-ES that is stored as what it was told and rebuilt by replaying it, which gives the same distribution to the bit.
 
-Genomes are not stored: each generation draws them again from its own stream. A population below 4 updates the
-distribution every ⌈4/population⌉ generations, because an update needs as many.
+Genomes are not stored: each generation draws them again from its own stream; only those that local search moved are. A
+population below 4 updates the distribution every ⌈4/population⌉ generations, because an update needs as many.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,6 +19,8 @@ from lossmith.search.ranking import ranks, succeeded
 SAME = 1e-9  # relative to the step size: another BLAS rounds otherwise; other mathematics differs by far more
 
 Counts: TypeAlias = tuple[int, ...]
+Moved: TypeAlias = tuple[tuple[int, tuple[float, ...]], ...]
+"""Slots, each with the genome that local search put in the place of the drawn one."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,12 @@ class Batch:
     Args:
         redraws: per generation, how often each slot was redrawn.
         ranks: of all its genomes, in order; None where nothing succeeded and nothing was learned.
+        moved: per generation, what did not stay as it was drawn: the only genomes that are stored.
     """
 
     redraws: tuple[Counts, ...]
     ranks: Counts | None
+    moved: tuple[Moved, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -41,12 +44,26 @@ class Drawn:
 
     Args:
         redraws: how often each slot was redrawn. genomes: [P, K].
-        foreign: slots whose genome was not drawn from the distribution.
+        foreign: slots whose genome was not drawn from the distribution. moved: see `Moved`; foreign as well.
     """
 
     redraws: Counts
     genomes: Array
     foreign: Counts = ()
+    moved: Moved = ()
+
+    @property
+    def learned(self) -> Array:
+        """The genomes that are learned from, [P, K]."""
+        genomes = self.genomes.copy()
+        for slot, genome in self.moved:
+            genomes[slot] = genome
+        return genomes
+
+    @property
+    def strangers(self) -> tuple[int, ...]:
+        """Slots whose learned genome was not drawn."""
+        return tuple(sorted({*self.foreign, *(slot for slot, _ in self.moved)}))
 
 
 DrawAgain: TypeAlias = Callable[[Distribution, int, Counts], Drawn]
@@ -89,7 +106,7 @@ class CmaLog:
         """After one generation."""
         pending = (*self.pending, (drawn, fitness))
         if len(pending) < self.generations_per_batch:
-            return dataclasses.replace(self, pending=pending)
+            return replace(self, pending=pending)
         together = [value for _, values in pending for value in values]
         learned = ranks(together) if any(map(succeeded, together)) else None
         return self._updated([one for one, _ in pending], learned)
@@ -98,9 +115,10 @@ class CmaLog:
         """After a full batch."""
         distribution = self.distribution
         if learned is not None:
-            foreign = [i * self.population + slot for i, one in enumerate(drawn) for slot in one.foreign]
-            distribution = distribution.updated(np.concatenate([one.genomes for one in drawn]), learned, foreign)
-        batch = Batch(tuple(one.redraws for one in drawn), learned)
+            foreign = [i * self.population + slot for i, one in enumerate(drawn) for slot in one.strangers]
+            distribution = distribution.updated(np.concatenate([one.learned for one in drawn]), learned, foreign)
+        moved = tuple(one.moved for one in drawn) if any(one.moved for one in drawn) else ()
+        batch = Batch(tuple(one.redraws for one in drawn), learned, moved)
         return CmaLog(self.population, distribution, (*self.log, batch))
 
     def dump(self) -> dict[str, Any]:
@@ -108,9 +126,14 @@ class CmaLog:
         return {
             "log": [
                 {"redraws": [_sparse(r) for r in batch.redraws], "ranks": batch.ranks and list(batch.ranks)}
+                | ({"moved": [_stored(one) for one in batch.moved]} if batch.moved else {})
                 for batch in self.log
             ],
-            "pending": [{"redraws": _sparse(d.redraws), "fitness": list(fitness)} for d, fitness in self.pending],
+            "pending": [
+                {"redraws": _sparse(d.redraws), "fitness": list(fitness)}
+                | ({"moved": _stored(d.moved)} if d.moved else {})
+                for d, fitness in self.pending
+            ],
             "distribution": {
                 "mean": self.distribution.mean.tolist(),
                 "sigma": self.distribution.sigma,
@@ -134,12 +157,25 @@ class CmaLog:
             if len(counts) != self.generations_per_batch or len(learned or range(0)) not in (0, full):
                 raise ValueError("a batch of the wrong size")
             begun = now.generations
-            now = now._updated([draw_again(now.distribution, begun + i, c) for i, c in enumerate(counts)], learned)
+            moved = [self._read(one) for one in entry.get("moved", [[]] * len(counts))]
+            drawn = [
+                replace(draw_again(now.distribution, begun + i, c), moved=m)
+                for i, (c, m) in enumerate(zip(counts, moved, strict=True))
+            ]
+            now = now._updated(drawn, learned)
         _check_same(now.distribution, document["distribution"])
         for entry in document["pending"]:
             fitness = tuple(None if f is None else float(f) for f in entry["fitness"])
-            now = now.told(draw_again(now.distribution, now.generations, self._dense(entry["redraws"])), fitness)
+            drawn_last = draw_again(now.distribution, now.generations, self._dense(entry["redraws"]))
+            now = now.told(replace(drawn_last, moved=self._read(entry.get("moved", []))), fitness)
         return now
+
+    def _read(self, stored: list[list[Any]]) -> Moved:
+        moved = tuple((int(slot), tuple(float(number) for number in genome)) for slot, genome in stored)
+        size = len(self.distribution.mean)
+        if any(not 0 <= slot < self.population or len(genome) != size for slot, genome in moved):
+            raise ValueError("a genome that does not fit")
+        return moved
 
     def _dense(self, sparse: list[list[int]]) -> Counts:
         counts = [0] * self.population
@@ -150,6 +186,10 @@ class CmaLog:
 
 def _sparse(counts: Counts) -> list[list[int]]:
     return [[slot, count] for slot, count in enumerate(counts) if count]
+
+
+def _stored(moved: Moved) -> list[list[Any]]:
+    return [[slot, list(genome)] for slot, genome in moved]
 
 
 def _check_same(distribution: Distribution, stored: Mapping[str, Any]) -> None:

@@ -16,6 +16,8 @@ Deviations:
     - `parsimony` is a real double tournament, off by default; the public code's setting exerts no pressure;
     - results are shared under the structural key, rejected ones too, and the initial weights come from a stream of the
       run's seed and that key: one structure has one result per run;
+    - truncation, implicit hypergradients and a θ carried over several meta-steps are settings that the papers do not
+      have;
     - no tree is larger than 100 nodes (the papers limit the height only);
     - a generation without one success is followed by fresh trees; in a population of one the better of parent and child
       goes on.
@@ -30,16 +32,17 @@ from lossmith import rng
 from lossmith.losses import Tree
 from lossmith.losses.expression import Node
 from lossmith.losses.keys import structural_form, structural_key
-from lossmith.records import Preparation, Screening, Tuning
+from lossmith.records import Preparation, Screening
 from lossmith.search.base import Problem
 from lossmith.search.genetic import GeneticSearch
-from lossmith.search.settings import one_of, positive, whole
+from lossmith.search.settings import one_of, whole
+from lossmith.search.unroll_settings import UnrollSettings
 
 WEIGHT_SPREAD = 1e-3  # standard deviation of the initial weights about 1
 
 
 @dataclass(frozen=True)
-class EvoMAL(GeneticSearch):
+class EvoMAL(UnrollSettings, GeneticSearch):
     """Genetic programming over loss trees whose edge weights are tuned by unrolled training.
 
     Example:
@@ -57,16 +60,18 @@ class EvoMAL(GeneticSearch):
     needs_parts: ClassVar[bool] = True
 
     meta_steps: int = whole(250, 1, 100_000, "meta-steps of tuning per candidate")
-    unroll_length: int = whole(1, 1, 1_000, "training steps that each meta-step differentiates through")
-    meta_lr: float = positive(1e-3, 100.0, "learning rate of the weights")
     screen: str = one_of("before,after", ("before,after", "before", "after", "off"), "when candidates are screened")
     rejection_steps: int = whole(1000, 0, 100_000, "Adam steps of the rejection protocol; 0 leaves it out")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.tuning(self.meta_steps)  # for its complaints
 
     @property
     def preparation(self) -> Preparation:
         before = Screening(self.rejection_steps) if "before" in self.screen else None
         after = Screening(self.rejection_steps) if "after" in self.screen else None
-        return Preparation(before, Tuning(self.meta_steps, self.unroll_length, self.meta_lr, after))
+        return Preparation(before, self.tuning(self.meta_steps, screen_after=after))
 
     def _kernel(self, problem: Problem, root: Node) -> Tree:
         """The transition: a weight on every edge of the tree in its structural form."""

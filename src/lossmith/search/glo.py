@@ -139,12 +139,12 @@ class GLO(TreeSearch):
                 proposals.append(Proposal(within(self.limits, mutant, parent), origin))
         return proposals[:count]
 
-    def _learned(self, state: Any, fitness: tuple[float | None, ...]) -> GloState:
+    def _learned(self, state: Any, fitness: tuple[float | None, ...], products: tuple[str, ...]) -> GloState:
         assert isinstance(state, GloState)
         if state.stage is not None:
             genomes = np.array([candidate.genome for candidate in state.asked or ()], dtype=np.float64)
             return dataclasses.replace(state, stage=state.stage.told(genomes, fitness), trees=())
-        learned = super()._learned(state, fitness)
+        learned = super()._learned(state, fitness, products)
         assert isinstance(learned, GloState)
         best = state.best
         for one in learned.parents:

@@ -39,8 +39,8 @@ class RandomSearch(TaylorSearch):
         generator, size = state.problem.stream(state.generation), self.family.size
         return lambda number: self.sigma * generator.standard_normal((number, size))
 
-    def _learned(self, state: Any, fitness: tuple[float | None, ...]) -> TaylorState:
-        del fitness
+    def _learned(self, state: Any, fitness: tuple[float | None, ...], products: tuple[str, ...]) -> TaylorState:
+        del fitness, products
         assert isinstance(state, TaylorState)
         return state
 

@@ -84,6 +84,28 @@ def between(default: float, low: float, high: float, meaning: str) -> Any:
     return _field(default, f"a number from {low:g} to {high:g}", meaning, accept)
 
 
+def flag(default: bool, meaning: str) -> Any:
+    """A dataclass field that is true or false."""
+
+    def accept(value: Any) -> bool:
+        if not isinstance(value, bool):
+            raise TypeError
+        return value
+
+    return _field(default, "true or false", meaning, accept)
+
+
+def text(default: str, range_: str, meaning: str) -> Any:
+    """A dataclass field for a text that only a later room can judge; `range_` says in words what it may be."""
+
+    def accept(value: Any) -> str:
+        if not isinstance(value, str):
+            raise TypeError
+        return value.strip()
+
+    return _field(default, range_, meaning, accept)
+
+
 def primitives(default: str) -> Any:
     """A dataclass field for a registered primitive set, by name."""
 

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from lossmith.errors import RunError, UsageError
 from lossmith.records import Candidate
 from lossmith.search.base import Method, Problem, State
@@ -42,8 +44,8 @@ class SlotSearch(Method):
         """The state with `asked` and `slots` of its generation: a pure function of the state."""
 
     @abstractmethod
-    def _learned(self, state: Any, fitness: tuple[float | None, ...]) -> SlotState:
-        """The state after a generation, given the fitness of each slot."""
+    def _learned(self, state: Any, fitness: tuple[float | None, ...], products: tuple[str, ...]) -> SlotState:
+        """The state after a generation, given the fitness of each slot and what its tuning made, "" for nothing."""
 
     @abstractmethod
     def _dumped(self, state: Any) -> dict[str, Any]:
@@ -69,7 +71,13 @@ class SlotSearch(Method):
         assert waiting.asked is not None
         return waiting.asked, waiting
 
-    def tell(self, state: Any, candidates: Sequence[Candidate], fitness: Sequence[float | None]) -> SlotState:
+    def tell(
+        self,
+        state: Any,
+        candidates: Sequence[Candidate],
+        fitness: Sequence[float | None],
+        products: Sequence[str] = (),
+    ) -> SlotState:
         if state.asked is None:
             raise UsageError(f"{self.name}: tell without ask; ask for candidates, evaluate them, then tell.")
         if [c.loss for c in candidates] != [c.loss for c in state.asked]:
@@ -80,7 +88,10 @@ class SlotSearch(Method):
         for candidate, value in zip(state.asked, values, strict=True):
             if not candidate.status.ok and value is not None:
                 raise UsageError(f"{self.name}: a candidate that is {candidate.status} has no fitness: tell None.")
-        learned = self._learned(state, tuple(values[slot] for slot in state.slots))
+        if products and len(products) != len(candidates):
+            raise UsageError(f"{self.name}: {len(products)} products for {len(candidates)} candidates.")
+        made = tuple(products[slot] if products else "" for slot in state.slots)
+        learned = self._learned(state, tuple(values[slot] for slot in state.slots), made)
         return dataclasses.replace(learned, generation=state.generation + 1, asked=None, slots=())
 
     def dump(self, state: Any) -> dict[str, Any]:
@@ -95,7 +106,8 @@ class SlotSearch(Method):
         for name, value in self._header(problem).items():
             if name not in document:
                 raise RunError(f"the stored search state lacks the field {name!r}: it is no state of {self.name}.")
-            if document[name] != value:
+            stored = self._completed(document[name]) if name == "settings" else document[name]
+            if stored != value:
                 raise RunError(
                     f"the stored search state has {name} {document[name]!r}, this run {value!r}: "
                     f"resume with the settings it was started with."
@@ -115,6 +127,19 @@ class SlotSearch(Method):
             raise RunError(f"the stored search asked for other candidates than {self.name} does now: start a new run.")
         return state
 
+    def _completed(self, settings: Any) -> Any:
+        """Stored settings with the defaults of those that are newer than them: a new setting's default changes nothing,
+        so that older searches go on."""
+        if not isinstance(settings, Mapping):
+            return settings
+        newer = type(self)().settings()
+        return {**newer, **settings}
+
     def _header(self, problem: Problem) -> dict[str, Any]:
         named = {"format": FORMAT, "method": self.name, "settings": self.settings(), "problem": problem.digest}
         return {**named, **self._course(problem)}
+
+
+def unknown_head(output: Tensor) -> Tensor:
+    """Stands for the head of a task whose head is a function, which a document names "custom"."""
+    return output

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from torch import Tensor
 
 from lossmith.errors import LossError, SpecError
 from lossmith.losses import Loss, LossSet, TaylorFamily, to_json
@@ -25,7 +24,7 @@ from lossmith.records import OK, Candidate, Status
 from lossmith.search.base import Problem
 from lossmith.search.cma_es import Array, Draw
 from lossmith.search.settings import one_of, positive, whole, words
-from lossmith.search.slot_search import SlotSearch, SlotState
+from lossmith.search.slot_search import SlotSearch, SlotState, unknown_head
 
 REDRAWS = 20  # ALGORITHMS §2, "Failures and CMA-ES"
 
@@ -49,12 +48,7 @@ class TaylorSearch(SlotSearch):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not {"prediction", "logits", "residual"} & set(self.variables):
-            raise SpecError(f"{self.name}.variables = {self.variables!r}: prediction, logits or residual is needed.")
-        if not {"target", "residual"} & set(self.variables):
-            raise SpecError(
-                f"{self.name}.variables = {self.variables!r}: target or residual is needed to learn anything."
-            )
+        check_variables(self.name, self.variables)
 
     @property
     def family(self) -> TaylorFamily:
@@ -103,17 +97,7 @@ class TaylorSearch(SlotSearch):
         return tuple(self._start_genome(problem, loss) for loss in problem.start_from)
 
     def _start_genome(self, problem: Problem, loss: Loss) -> Array:
-        setting = problem.setting
-        if head_name(loss.head) != setting.head:
-            raise LossError(
-                f"{loss} has the {head_name(loss.head)} head; a search under {setting.head} cannot start from it."
-            )
-        one = TaylorFamily(self.order, self.variables)
-        expanded = one.expand(loss, classes=setting.classes)
-        columns = 2 * setting.classes if setting.head == "sigmoid" else setting.classes
-        scale = {("mean", "sum"): 1 / columns, ("sum", "mean"): columns}.get((loss.outputs, problem.outputs), 1.0)
-        genome = [scale * c for c in expanded.coefficients] + list(expanded.centres)
-        return np.array(genome * self.losses, dtype=np.float64)
+        return np.array(expanded(self.order, self.variables, problem, loss) * self.losses, dtype=np.float64)
 
     def _first_genomes(self, state: TaylorState, draw: Draw) -> list[tuple[Array, str]]:
         """One genome per slot, before any screen: the next starting losses, then draws."""
@@ -126,7 +110,7 @@ class TaylorSearch(SlotSearch):
 
     def _candidate(self, problem: Problem, genome: Array, origin: str) -> Candidate:
         setting = problem.setting
-        head: Head = _unknown_head if setting.head == "custom" else setting.head
+        head: Head = unknown_head if setting.head == "custom" else setting.head
         numbers = tuple(float(g) for g in genome)
         members = [Loss(kernel, head=head, outputs=problem.outputs) for kernel in self.family.decode(numbers)]
         loss = members[0] if len(members) == 1 else LossSet(members)
@@ -142,6 +126,31 @@ class TaylorSearch(SlotSearch):
         return OK
 
 
+def check_variables(method: str, variables: Sequence[str]) -> None:
+    """SpecError for variables in which no polynomial can learn anything."""
+    if not {"prediction", "logits", "residual"} & set(variables):
+        raise SpecError(f"{method}.variables = {variables!r}: prediction, logits or residual is needed.")
+    if not {"target", "residual"} & set(variables):
+        raise SpecError(f"{method}.variables = {variables!r}: target or residual is needed to learn anything.")
+
+
+def expanded(order: int, variables: tuple[str, ...], problem: Problem, loss: Loss) -> list[float]:
+    """The genome of a loss to start from: its Taylor expansion, under the problem's reduction over outputs.
+
+    Raises:
+        LossError: a loss that the family cannot hold, or of another head.
+    """
+    setting = problem.setting
+    if head_name(loss.head) != setting.head:
+        raise LossError(
+            f"{loss} has the {head_name(loss.head)} head; a search under {setting.head} cannot start from it."
+        )
+    found = TaylorFamily(order, variables).expand(loss, classes=setting.classes)
+    columns = 2 * setting.classes if setting.head == "sigmoid" else setting.classes
+    scale = {("mean", "sum"): 1 / columns, ("sum", "mean"): columns}.get((loss.outputs, problem.outputs), 1.0)
+    return [scale * c for c in found.coefficients] + list(found.centres)
+
+
 def redraws(state: TaylorState) -> tuple[int, ...]:
     """How often each slot was redrawn: with the generation's stream, all that is needed to draw its genomes again."""
     before = (-1, *state.slots[:-1])
@@ -152,7 +161,3 @@ def slot_genomes(state: TaylorState) -> Array:
     """The genomes that fill the slots, [P, K]."""
     assert state.asked is not None
     return np.array([state.asked[slot].genome for slot in state.slots], dtype=np.float64)
-
-
-def _unknown_head(output: Tensor) -> Tensor:  # stands for the task's own head, which a document names "custom"
-    return output

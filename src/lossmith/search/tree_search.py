@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from lossmith.errors import ExpressionError, LossError
 from lossmith.losses import Loss, Tree, to_json
@@ -30,7 +29,7 @@ from lossmith.search.base import Problem
 from lossmith.search.ranking import succeeded
 from lossmith.search.required_arguments import required_arguments, with_required_arguments
 from lossmith.search.settings import whole
-from lossmith.search.slot_search import SlotSearch, SlotState
+from lossmith.search.slot_search import SlotSearch, SlotState, unknown_head
 from lossmith.search.starting_trees import starting_tree
 from lossmith.search.tree_growth import Limits
 
@@ -162,7 +161,7 @@ class TreeSearch(SlotSearch):
         later = max(1, self.population - self.elites)
         return 0 if generation == 0 else self.population + (generation - 1) * later
 
-    def _learned(self, state: Any, fitness: tuple[float | None, ...]) -> TreeState:
+    def _learned(self, state: Any, fitness: tuple[float | None, ...], products: tuple[str, ...]) -> TreeState:
         told = tuple(Individual(root, value) for root, value in zip(state.trees, fitness, strict=True))
         learned: TreeState = dataclasses.replace(state, parents=self._survivors(state.parents, told), trees=())
         return learned
@@ -179,7 +178,7 @@ class TreeSearch(SlotSearch):
     def _candidate(
         self, problem: Problem, root: Node, status: Status, origin: str, genome: tuple[float, ...] = ()
     ) -> Candidate:
-        head: Head = _unknown_head if problem.setting.head == "custom" else problem.setting.head
+        head: Head = unknown_head if problem.setting.head == "custom" else problem.setting.head
         kernel = self._kernel(problem, root)
         loss = Loss(kernel, head=head, outputs=problem.outputs)
         return Candidate(to_json(loss), self._key(kernel.root), status=status, origin=origin, genome=genome)
@@ -210,7 +209,3 @@ def restored(entry: Sequence[Any]) -> Individual:
         return Individual(parse(text), None if fitness is None else float(fitness))
     except ExpressionError as error:
         raise ValueError(str(error)) from None
-
-
-def _unknown_head(output: Tensor) -> Tensor:  # stands for the task's own head, which a document names "custom"
-    return output

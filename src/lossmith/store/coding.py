@@ -37,6 +37,7 @@ def candidate_columns(
         "duplicate_of": duplicate_of,
         "fitness": None,
         "tuned": None,
+        "tuning": candidate.tuning,
     }
 
 
@@ -48,6 +49,7 @@ def read_candidate(row: Row) -> CandidateRow:
         status=Status.parse(_text(row["status"]), _text(row["sentence"])),
         origin=_text(row["origin"]),
         genome=tuple(_json(row["genome"])),
+        tuning=_text(row["tuning"]),
     )
     request, duplicate_of, fitness, tuned = row["request"], row["duplicate_of"], row["fitness"], row["tuned"]
     return CandidateRow(

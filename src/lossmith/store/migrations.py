@@ -6,6 +6,7 @@ the format number are brought up to date afterwards. A migration is never edited
 1. six tables; every evaluation is a training.
 2. an evaluation says which kind of work it was, with what settings, and what it made besides metrics; a candidate says
    which loss tuning made of it.
+3. a candidate may be tuned with settings of its own, so that a tuning goes on where an earlier one ended.
 """
 
 from __future__ import annotations
@@ -25,7 +26,12 @@ def name_the_work(connection: sqlite3.Connection) -> None:
     connection.execute("ALTER TABLE candidate ADD COLUMN tuned TEXT")
 
 
-MIGRATIONS: tuple[Migration, ...] = (name_the_work,)
+def tune_candidates_apart(connection: sqlite3.Connection) -> None:
+    """2 → 3: so far every candidate was tuned as its method says."""
+    connection.execute("ALTER TABLE candidate ADD COLUMN tuning TEXT NOT NULL DEFAULT ''")
+
+
+MIGRATIONS: tuple[Migration, ...] = (name_the_work, tune_candidates_apart)
 
 
 def current_format() -> int:

@@ -67,7 +67,8 @@ class CandidateRow:
         request: key of what was asked for it first, None where nothing was.
         duplicate_of: which other candidate it repeats.
         fitness: lower is better; None until told, or failed.
-        tuned: canonical JSON of the loss that was trained, where tuning made it another one.
+        tuned: canonical JSON of the loss that tuning made, where it is another one: what was trained, or the last that
+            was sound where the tuning of a search by gradient failed.
     """
 
     generation: int
@@ -80,7 +81,7 @@ class CandidateRow:
 
     @property
     def loss(self) -> str:
-        """Canonical JSON of the loss that was trained."""
+        """Canonical JSON of the loss that was trained, or would have been."""
         return self.candidate.loss if self.tuned is None else self.tuned
 
 

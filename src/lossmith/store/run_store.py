@@ -203,7 +203,7 @@ class RunStore(RunReader):
             checkpoint: the method's state after the tell (JSON-able); only the newest per `name` is kept.
             steps: training steps this generation cost.
             statuses: final status per candidate, where evaluation changed them.
-            tuned: per candidate canonical JSON of the loss that was trained, None where it is the one proposed.
+            tuned: per candidate canonical JSON of the loss that tuning made, None where it is the one proposed.
             name: whose state the checkpoint is.
         """
         document = None if checkpoint is None else canonical_json(dict(checkpoint))

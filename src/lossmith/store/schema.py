@@ -138,7 +138,8 @@ CANDIDATE = Table(
         _text("request", "evaluation.request", nullable=True),
         _text("duplicate_of", "which candidate it repeats", nullable=True),
         _real("fitness", "lower is better; null until told, or failed", nullable=True),
-        _text("tuned", "canonical JSON of the loss that was trained, where it is another one", nullable=True),
+        _text("tuned", "canonical JSON of the loss that tuning made, where it is another one", nullable=True),
+        _text("tuning", "JSON of the settings it is tuned with, where they are its own, else empty"),
     ),
 )
 EVALUATION = Table(
