@@ -23,6 +23,7 @@ KNOWS: dict[str, set[str]] = {
     "store": {"ground"},
     "analysis": {"ground", "losses", "store"},
     "testing": {"ground", "losses", "tasks", "training"},
+    "online": {"training"},
     "experiment": {
         "ground", "losses", "tasks", "training", "evaluation", "search", "store", "analysis", "testing", "front",
     },
@@ -43,6 +44,7 @@ WHY = {
     "store": "the store knows records only, so that a run can be read without the rooms that made it",
     "analysis": "analysis reads the store and trains nothing",
     "testing": "checks of a user's task need the task and a training step, nothing of the search",
+    "online": "online hands over what training has for loops of one's own, and nothing else",
     "experiment": "experiment is where search, evaluation and store meet; whoever shows its results stands above it",
     "cli": "the command line is thin: it may call every room",
 }

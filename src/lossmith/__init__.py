@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the same names as `_HOMES`, for type checkers and editors
-    from lossmith import errors, testing
+    from lossmith import errors, online, testing
     from lossmith.analysis import Verdict
     from lossmith.errors import LossmithError, UsageError
     from lossmith.evaluation import Plan
@@ -23,13 +23,25 @@ if TYPE_CHECKING:  # the same names as `_HOMES`, for type checkers and editors
     from lossmith.experiment.run import Run
     from lossmith.losses import Loss, LossSet, from_json, loss, to_json
     from lossmith.losses.export import export
-    from lossmith.search import GLO, GPLFL, METHODS, EvoMAL, RandomSearch, RandomTrees, TaylorGLO
+    from lossmith.search import (
+        GLO,
+        GPLFL,
+        METHODS,
+        ML3,
+        AdaLFL,
+        EvoMAL,
+        RandomSearch,
+        RandomTrees,
+        TaylorGLO,
+        TaylorUnroll,
+    )
     from lossmith.tasks import (
         SGD,
         TASKS,
         Adam,
         AdamW,
         Recipe,
+        SeveralTasks,
         Task,
         Terms,
         Trial,
@@ -45,8 +57,10 @@ __all__ = [
     "GLO",
     "GPLFL",
     "METHODS",
+    "ML3",
     "SGD",
     "TASKS",
+    "AdaLFL",
     "Adam",
     "AdamW",
     "EvoMAL",
@@ -58,8 +72,10 @@ __all__ = [
     "RandomTrees",
     "Recipe",
     "Run",
+    "SeveralTasks",
     "Task",
     "TaylorGLO",
+    "TaylorUnroll",
     "Terms",
     "Trial",
     "UsageError",
@@ -71,6 +87,7 @@ __all__ = [
     "from_json",
     "loss",
     "metrics",
+    "online",
     "resume",
     "schedules",
     "search",
@@ -82,6 +99,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AdaLFL": "lossmith.search",
     "Adam": "lossmith.tasks",
     "AdamW": "lossmith.tasks",
     "EvoMAL": "lossmith.search",
@@ -91,15 +109,18 @@ _HOMES = {
     "LossSet": "lossmith.losses",
     "LossmithError": "lossmith.errors",
     "METHODS": "lossmith.search",
+    "ML3": "lossmith.search",
     "Plan": "lossmith.evaluation",
     "RandomSearch": "lossmith.search",
     "RandomTrees": "lossmith.search",
     "Recipe": "lossmith.tasks",
     "Run": "lossmith.experiment",
     "SGD": "lossmith.tasks",
+    "SeveralTasks": "lossmith.tasks",
     "TASKS": "lossmith.tasks",
     "Task": "lossmith.tasks",
     "TaylorGLO": "lossmith.search",
+    "TaylorUnroll": "lossmith.search",
     "Terms": "lossmith.tasks",
     "Trial": "lossmith.tasks",
     "UsageError": "lossmith.errors",
@@ -111,6 +132,7 @@ _HOMES = {
     "from_json": "lossmith.losses",
     "loss": "lossmith.losses",
     "metrics": "lossmith.tasks",
+    "online": "lossmith",
     "resume": "lossmith.experiment",
     "schedules": "lossmith.tasks",
     "search": "lossmith.experiment",

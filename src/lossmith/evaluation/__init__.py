@@ -7,6 +7,7 @@ from lossmith.evaluation.evaluate import evaluate, evaluate_chunk
 from lossmith.evaluation.executors import AnyExecutor, Executor, make_executor
 from lossmith.evaluation.learning_rate import TunedLearningRate, tune_learning_rate, tune_learning_rates
 from lossmith.evaluation.plan import Plan
+from lossmith.evaluation.rolling import Rolling
 from lossmith.evaluation.runner import run_requests
 from lossmith.evaluation.screens import Screened, screen
 from lossmith.evaluation.seeds import Standing, mean_fitness, seed_block, top
@@ -17,6 +18,7 @@ __all__ = [
     "AnyExecutor",
     "Executor",
     "Plan",
+    "Rolling",
     "Screened",
     "Standing",
     "TunedLearningRate",

@@ -9,7 +9,7 @@ from torch import nn
 
 from lossmith.errors import SpecError
 from lossmith.evaluation.plan import DTYPES
-from lossmith.tasks import AnyTask, Task
+from lossmith.tasks import AnyTask, SeveralTasks, Task
 
 
 def check_device(device: str) -> None:
@@ -33,6 +33,10 @@ def check_dtype(dtype: str, device: str, task: AnyTask) -> None:
     if dtype not in DTYPES:
         raise SpecError(f"dtype {dtype!r}: use {' or '.join(DTYPES)}.")
     if dtype != "bfloat16":
+        return
+    if isinstance(task, SeveralTasks):
+        for one in task.tasks:
+            check_dtype(dtype, device, one)
         return
     if not isinstance(task, Task):
         raise SpecError(

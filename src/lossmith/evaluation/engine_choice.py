@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,8 +19,9 @@ from lossmith.evaluation.devices import check_device, check_dtype
 from lossmith.evaluation.engine_measurement import fastest, measured, table
 from lossmith.evaluation.model_work import ModelWork, model_work
 from lossmith.evaluation.plan import ENGINES, Plan
+from lossmith.evaluation.several import joined_plan
 from lossmith.evaluation.step_choice import with_steps
-from lossmith.tasks import AnyTask, Task
+from lossmith.tasks import AnyTask, SeveralTasks, Task
 from lossmith.training.population.check import why_not_stacked
 from lossmith.training.population.optimizers import why_no_stacked_optimizer
 
@@ -60,7 +62,7 @@ def make_plan(
     compile: bool | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Plan:
-    """The plan for a task.
+    """The plan for a task; of several, one for each and what they have in common.
 
     Floor B trains on one thread, which is fastest for small networks and leaves the cores to workers; a training
     function of floor A keeps the number of threads it finds here.
@@ -80,6 +82,9 @@ def make_plan(
     """
     if engine not in CHOICES:
         raise SpecError(f"engine {engine!r}: use {', '.join(CHOICES[:-1])} or {CHOICES[-1]}.")
+    if isinstance(task, SeveralTasks):
+        how: dict[str, Any] = {"engine": engine, "device": device, "dtype": dtype, "deadline": deadline, "say": say}
+        return joined_plan(task.tasks, [make_plan(one, **how, compile=compile) for one in task.tasks])
     check_device(device)
     check_dtype(dtype, device, task)
     if not (deadline is None or deadline > 0):

@@ -7,16 +7,19 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from lossmith.errors import TaskError
 from lossmith.evaluation.chunks import stacking_key
 from lossmith.evaluation.plan import Plan
-from lossmith.evaluation.requested import grouped, on_device, with_prior
+from lossmith.evaluation.requested import grouped, members, on_device, with_prior
+from lossmith.evaluation.rolling import Rolling
 from lossmith.evaluation.screens import screen_requests
+from lossmith.evaluation.several import evaluate_on_each
 from lossmith.evaluation.tuning import tune_requests
 from lossmith.losses import Loss, LossSet
 from lossmith.records import Evaluation, Request, Status, Work
-from lossmith.tasks import AnyTask, FunctionTask, Task
+from lossmith.tasks import AnyTask, FunctionTask, SeveralTasks, Task, members_of
 from lossmith.training import Trained, Training, compute_scope, train
 from lossmith.training.population.training import train_population
 
@@ -36,14 +39,29 @@ def evaluate(task: AnyTask, request: Request, plan: Plan) -> Evaluation:
     return evaluate_chunk(task, [request], plan)[0]
 
 
-def evaluate_chunk(task: AnyTask, requests: Sequence[Request], plan: Plan) -> list[Evaluation]:
+def evaluate_chunk(
+    task: AnyTask, requests: Sequence[Request], plan: Plan, rolling: Rolling | None = None, *, part: int | None = None
+) -> list[Evaluation]:
     """The evaluations of a chunk, in order: what can be done together at once, trainings only by the population engine.
 
+    On several tasks it is trained and screened on each in turn, and tuned on all at once.
+
     Requests done at once share their wall time evenly.
+
+    Args:
+        rolling: where trainings that are done alone leave checkpoints, and go on from those of an earlier attempt.
+        part: which of several tasks this is.
     """
+    at_once: dict[Work, _Work] = {**AT_ONCE, "train": partial(_train_requests, rolling=rolling, part=part)}
     found: dict[str, Evaluation] = {}
-    for some in _pieces(task, requests, plan):
-        found |= {one.request: one for one in _timed(AT_ONCE[some[0].work], task, some, plan)}
+    if isinstance(task, SeveralTasks):
+        on_each = [request for request in requests if request.work != "tune"]
+        done = evaluate_on_each(
+            task, on_each, plan, lambda at, one, some, its: evaluate_chunk(one, some, its, rolling, part=at)
+        )
+        found = {one.request: one for one in done}
+    for some in _pieces(task, [request for request in requests if request.key not in found], plan):
+        found |= {one.request: one for one in _timed(at_once[some[0].work], task, some, plan)}
     return [found[request.key] for request in requests]
 
 
@@ -59,7 +77,7 @@ def _pieces(task: AnyTask, requests: Sequence[Request], plan: Plan) -> Iterable[
 
 def steps_of(task: AnyTask, budget: float) -> int:
     """Training steps of a share of the full training; thousandths of it where a floor-A task does not say its steps."""
-    return max(1, round(budget * (task.steps or 1000)))
+    return sum(max(1, round(budget * (one.steps or 1000))) for one in members_of(task))
 
 
 _Work = Callable[[AnyTask, Sequence[Request], Plan], list[Evaluation]]
@@ -73,7 +91,13 @@ def _timed(work: _Work, task: AnyTask, requests: Sequence[Request], plan: Plan) 
     return [replace(evaluation, seconds=share) for evaluation in done]
 
 
-def _train_requests(task: AnyTask, requests: Sequence[Request], plan: Plan) -> list[Evaluation]:
+def _train_requests(
+    task: AnyTask,
+    requests: Sequence[Request],
+    plan: Plan,
+    rolling: Rolling | None = None,
+    part: int | None = None,
+) -> list[Evaluation]:
     """Trainings as one stack; one alone, and each where the stack fails, on the sequential path."""
 
     def alike(some: Sequence[Request], losses: Sequence[Loss | LossSet]) -> list[Evaluation]:
@@ -83,7 +107,8 @@ def _train_requests(task: AnyTask, requests: Sequence[Request], plan: Plan) -> l
         assert isinstance(task, Task)
         here, how = on_device(task, plan.device), _training(task, some[0], plan)
         if len(some) == 1:
-            trained = [train(here, losses[0], how)]
+            place = None if rolling is None else rolling.place(some[0].key, part)
+            trained = [train(here, losses[0], how, place=place)]
         else:
             scales = [request.lr_scale for request in some]
             trained = train_population(here, losses, how, scales, keep_models=False)
@@ -123,11 +148,18 @@ def _training(task: Task, request: Request, plan: Plan) -> Training:
 def _evaluation(request: Request, trained: Trained) -> Evaluation:
     if trained.status.kind == "crashed":  # as one that crashes alone: where it was is in no record
         return Evaluation(request.key, trained.status)
-    return Evaluation(request.key, trained.status, trained.metrics, trained.curve, trained.steps)
+    return Evaluation(
+        request.key, trained.status, trained.metrics, trained.curve, trained.steps, product=trained.product
+    )
 
 
 def _call(task: FunctionTask, loss: Loss | LossSet, request: Request, plan: Plan) -> Evaluation:
     """Floor A: the user's function, once per split, because it answers for one."""
+    if any(member.online is not None for member in members(loss)):
+        raise TaskError(
+            "this loss adapts while it trains, which needs the parts of the task: give lm.Task(model=..., train=..., "
+            "recipe=...), or adapt it inside the training function with lm.online.AdaptiveLoss."
+        )
     steps = steps_of(task, request.budget)
     metrics: dict[str, float] = {}
     curve: tuple[tuple[int, float], ...] = ()

@@ -17,6 +17,7 @@ from lossmith.errors import LossmithError, SpecError
 from lossmith.evaluation.evaluate import evaluate_chunk
 from lossmith.evaluation.payload import Payload, digest, pack, run_chunk
 from lossmith.evaluation.plan import Plan
+from lossmith.evaluation.rolling import Rolling
 from lossmith.evaluation.worker_memory import AllCores
 from lossmith.evaluation.workers import Workers
 from lossmith.records import Evaluation, Request
@@ -34,13 +35,14 @@ class InProcess:
 
     workers = 1
 
-    def __init__(self, task: AnyTask) -> None:
+    def __init__(self, task: AnyTask, rolling: Rolling | None = None) -> None:
         self.task = task
+        self._rolling = rolling
 
     def submit_chunk(self, requests: Sequence[Request], plan: Plan) -> Future[list[Evaluation]]:
         """The evaluations of a chunk, done by the time this returns."""
         future: Future[list[Evaluation]] = Future()
-        future.set_result(evaluate_chunk(self.task, requests, plan))
+        future.set_result(evaluate_chunk(self.task, requests, plan, self._rolling))
         return future
 
     def lost(self, future: Future[list[Evaluation]]) -> bool:
@@ -58,8 +60,9 @@ class Foreign:
     Trainings in threads of one process take turns, because torch's global generator exists once.
     """
 
-    def __init__(self, task: AnyTask, executor: Executor, *, workers: int = 1) -> None:
+    def __init__(self, task: AnyTask, executor: Executor, *, workers: int = 1, rolling: Rolling | None = None) -> None:
         self.workers = workers
+        self._rolling = rolling
         self._executor = executor
         content = pack(task)
         self._payload = Payload(digest(content), None, content)
@@ -71,7 +74,7 @@ class Foreign:
             LossmithError: it takes no more work.
         """
         try:
-            job = self._executor.submit(run_chunk, self._payload, list(requests), plan)
+            job = self._executor.submit(run_chunk, self._payload, list(requests), plan, self._rolling)
         except Exception as error:
             raise LossmithError(
                 f"the executor takes no more work ({type(error).__name__}: {error}): go on with a new one, or with "
@@ -117,6 +120,7 @@ def make_executor(
     workers: int | AllCores | None = None,
     executor: Executor | None = None,
     plan: Plan | None = None,
+    rolling: Rolling | None = None,
 ) -> AnyExecutor:
     """The executor for a run: a user's own, local workers, or this process.
 
@@ -125,6 +129,7 @@ def make_executor(
             executor does at a time; None or 0 without an executor trains in this process.
         executor: the user's own.
         plan: what they will work under; see `Workers`.
+        rolling: where long trainings leave their checkpoints, for those workers that reach the folder.
 
     Raises:
         SpecError: a negative number of workers, more than memory allows, "all" with a user's executor.
@@ -133,7 +138,7 @@ def make_executor(
     if executor is not None:
         if workers == "all":
             raise SpecError('workers "all": say how many pieces of work your executor does at a time, e.g. workers=8.')
-        return Foreign(task, executor, workers=workers or 1)
+        return Foreign(task, executor, workers=workers or 1, rolling=rolling)
     if not workers:
-        return InProcess(task)
-    return Workers(task, workers, plan)
+        return InProcess(task, rolling)
+    return Workers(task, workers, plan, rolling)

@@ -14,6 +14,7 @@ import cloudpickle
 from lossmith.errors import TaskError
 from lossmith.evaluation.evaluate import evaluate_chunk
 from lossmith.evaluation.plan import Plan
+from lossmith.evaluation.rolling import Rolling
 from lossmith.records import Evaluation, Request
 from lossmith.tasks import AnyTask
 
@@ -51,13 +52,15 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def run_chunk(payload: Payload, requests: Sequence[Request], plan: Plan) -> list[Evaluation]:
+def run_chunk(
+    payload: Payload, requests: Sequence[Request], plan: Plan, rolling: Rolling | None = None
+) -> list[Evaluation]:
     """What a worker does: the evaluations of a chunk, in order, signed with the worker's process id.
 
     Raises:
         TaskError: the task cannot be rebuilt in this process.
     """
-    done = evaluate_chunk(rebuilt(payload), requests, plan)
+    done = evaluate_chunk(rebuilt(payload), requests, plan, rolling)
     return [replace(evaluation, worker=str(os.getpid())) for evaluation in done]
 
 

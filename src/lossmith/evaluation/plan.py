@@ -6,7 +6,8 @@ Decided once when a run is created (`evaluation.engine_choice`), written to its 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from lossmith.errors import SpecError
@@ -36,6 +37,7 @@ class Plan:
         deadline: seconds per request of a chunk, after which it is given up as timed out (by `Workers` only); 0 never.
         compile, compile_reason: whether steps of stacked training are compiled by torch, and why or why not.
         graph, graph_reason: whether on a GPU they are recorded as CUDA graphs, and why or why not.
+        members: the plan of each task, where there are several; trainings and screens go by these.
 
     Raises:
         SpecError: an engine or number format that this version does not know, a chunk below 1.
@@ -57,6 +59,7 @@ class Plan:
     compile_reason: str = ""
     graph: bool = False
     graph_reason: str = ""
+    members: tuple[Plan, ...] = ()
 
     def __post_init__(self) -> None:
         for name, known in (("engine", ENGINES), ("dtype", DTYPES)):
@@ -68,7 +71,23 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for the spec."""
-        return asdict(self)
+        found = {name: value for name, value in asdict(self).items() if name != "members"}
+        return found | {"members": [plan.to_dict() for plan in self.members]} if self.members else found
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Plan:
+        """The inverse of `to_dict`.
+
+        Raises:
+            SpecError: a field that this version does not know, or a value out of its range.
+        """
+        unknown = set(values) - {field.name for field in fields(cls)}
+        if unknown:
+            raise SpecError(
+                f"unknown field {min(unknown)!r} in the plan of the spec: it was written by another version."
+            )
+        members = tuple(cls.from_dict(one) for one in values.get("members", ()))
+        return cls(**{**values, "members": members})
 
     def chunk_of(self, work: Work) -> int:
         """Most requests per chunk of a kind of work."""

@@ -10,6 +10,7 @@ from lossmith.evaluation.devices import gpus_for
 from lossmith.evaluation.machine import available_memory, usable_cores
 from lossmith.evaluation.model_work import model_work
 from lossmith.evaluation.plan import Plan
+from lossmith.evaluation.several import members_with_plans
 from lossmith.tasks import AnyTask, Task
 
 AllCores: TypeAlias = Literal["all"]
@@ -24,17 +25,23 @@ CUDA_BASE = 1500 * MIB
 def worker_bytes(task: AnyTask, plan: Plan, packed: int) -> int:
     """Memory one worker will take, roughly: interpreter and libraries, the task, one chunk in training.
 
-    What a training function of floor A takes while it runs is not known.
+    What a training function of floor A takes while it runs is not known. Of several tasks one is trained at a time, so
+    the largest counts.
 
     Args:
         packed: size of the task as it travels; a worker that starts holds it once as bytes and once as objects.
     """
     on_cpu = plan.device == "cpu"
     found = 2 * packed + (BASE if on_cpu else BASE + CUDA_BASE)
-    if on_cpu and isinstance(task, Task):
+    return found + max(_training_bytes(one, its) for one, its in members_with_plans(task, plan)) if on_cpu else found
+
+
+def _training_bytes(task: AnyTask, plan: Plan) -> int:
+    """Of one chunk in training on the CPU, as far as it is known."""
+    if isinstance(task, Task):
         with suppress(Exception):  # a model that does not run is told about where it is tried
-            found += plan.chunk * model_work(task, channels_last=plan.channels_last).bytes
-    return found
+            return plan.chunk * model_work(task, channels_last=plan.channels_last).bytes
+    return 0
 
 
 def count_workers(wanted: int | AllCores, task: AnyTask, plan: Plan, packed: int) -> int:

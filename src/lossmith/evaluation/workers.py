@@ -26,6 +26,7 @@ from lossmith.evaluation.devices import gpus_for
 from lossmith.evaluation.gpu_places import take_gpu
 from lossmith.evaluation.payload import Payload, digest, pack, rebuilt, run_chunk
 from lossmith.evaluation.plan import Plan
+from lossmith.evaluation.rolling import Rolling
 from lossmith.evaluation.worker_memory import AllCores, count_workers
 from lossmith.records import Evaluation, Request
 from lossmith.tasks import AnyTask
@@ -42,16 +43,20 @@ class Workers:
         workers: how many processes; "all": one per usable core or GPU.
         plan: what they will work under, so that they fit into memory and share the GPUs; None: one training at a time
             on the CPU.
+        rolling: where their long trainings leave checkpoints.
 
     Raises:
         SpecError: fewer than one worker, or more than memory allows.
         TaskError: the task cannot be pickled.
     """
 
-    def __init__(self, task: AnyTask, workers: int | AllCores, plan: Plan | None = None) -> None:
+    def __init__(
+        self, task: AnyTask, workers: int | AllCores, plan: Plan | None = None, rolling: Rolling | None = None
+    ) -> None:
         if workers != "all" and workers < 1:
             raise SpecError(f"workers {workers}: use a number >= 1.")
         self._task = task
+        self._rolling = rolling
         content = pack(task)
         plan = plan or Plan()
         self.workers = count_workers(workers, task, plan, len(content))
@@ -77,7 +82,7 @@ class Workers:
             self._file.write_bytes(pack(self._task))
         self._submitted += 1
         claim = self._file.with_name(f"claim-{self._submitted}")
-        arguments = (str(claim), self._payload, list(requests), plan)
+        arguments = (str(claim), self._payload, list(requests), plan, self._rolling)
         timeout = plan.deadline * len(requests) if plan.deadline else None
         while True:
             try:

@@ -22,16 +22,17 @@ from lossmith.experiment.run import Run
 from lossmith.experiment.search_run import StartFrom
 from lossmith.losses import Loss, LossSet, loss, to_json
 from lossmith.search import Method
-from lossmith.tasks import AnyTask, resolve_task
+from lossmith.tasks import AnyTask, SeveralTasks, resolve_task
 
 PathLike = str | os.PathLike[str]
+TaskLike = AnyTask | str | Sequence[AnyTask | str]
 
 
 def search(
     method: Method | str,
-    task: AnyTask | str,
+    task: TaskLike,
     *,
-    generations: int = 20,
+    generations: int | None = None,
     partial: float | None = None,
     fidelity: str = "steps",
     seed: int = 0,
@@ -56,8 +57,9 @@ def search(
 
     Args:
         method: a search method, e.g. `lm.TaylorGLO(order=3)`, or its name (with `settings`).
-        task: a task, or the name of a built-in one.
-        generations: ask–tell cycles.
+        task: a task, or the name of a built-in one; several in a list, or with commas in their name: a loss is then
+            judged by its mean over them, and learned on all of them.
+        generations: ask–tell cycles, 20 by default; methods that go by meta-steps (`lm.ML3(meta_steps=250)`) take none.
         partial: effort per candidate: a share of the full training in (0, 1] or a number of steps above 1; None takes
             the task's own, else 0.1.
         fidelity: what a partial training has less of, "steps" or "data".
@@ -104,7 +106,7 @@ def search(
 
 
 def shelf(
-    task: AnyTask | str,
+    task: TaskLike,
     *,
     training_steps: int | None = None,
     partial: float | None = None,
@@ -143,7 +145,7 @@ def shelf(
 
 def evaluate(
     subject: Run | Loss | str,
-    task: AnyTask | str | None = None,
+    task: TaskLike | None = None,
     *,
     seeds: int = 10,
     tune_seeds: int = 2,
@@ -213,7 +215,7 @@ def evaluate(
 
 def compare(
     losses: Sequence[Run | Loss | str],
-    task: AnyTask | str,
+    task: TaskLike,
     *,
     seeds: int = 10,
     tune_lr: Sequence[int] | bool = False,
@@ -257,7 +259,7 @@ def compare(
 def resume(
     path: PathLike,
     *,
-    task: AnyTask | str | None = None,
+    task: TaskLike | None = None,
     workers: int | AllCores | None = None,
     executor: Executor | None = None,
     listeners: Sequence[Listener] = (),
@@ -272,13 +274,22 @@ def resume(
     return found
 
 
-def as_task(task: AnyTask | str) -> AnyTask:
-    """A task, or the one a text names."""
+def as_task(task: TaskLike) -> AnyTask:
+    """A task, the one a text names, or several of both as one.
+
+    Raises:
+        TaskError: tasks that do not go together.
+    """
+    if isinstance(task, Sequence) and not isinstance(task, str):
+        found = [as_task(one) for one in task]
+        return found[0] if len(found) == 1 else SeveralTasks(found)
     return resolve_task(task) if isinstance(task, str) else task
 
 
 def default_partial(task: AnyTask) -> float:
-    """Effort per candidate where none is given: the task's own number of steps, else a tenth."""
+    """Effort per candidate where none is given: the task's own number of steps (of several its share), else a tenth."""
+    if isinstance(task, SeveralTasks) and task.partial and task.steps:
+        return task.partial / task.steps
     return float(task.partial) if task.partial and task.partial > 1 else 0.1
 
 

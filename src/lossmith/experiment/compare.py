@@ -19,7 +19,7 @@ from lossmith.experiment.opening import (
 )
 from lossmith.experiment.session import Session, sitting
 from lossmith.experiment.spec import CompareSection, Spec, make
-from lossmith.tasks import AnyTask
+from lossmith.tasks import AnyTask, Task, members_of
 
 
 def compare(
@@ -82,9 +82,9 @@ def resume_compare(path: str | os.PathLike[str], task: AnyTask | None, resources
 
 def needs_test(task: AnyTask) -> None:
     """UsageError unless the task has a test split."""
-    data = getattr(task, "data", None)
-    if data is not None and "test" not in data:
-        raise UsageError(f"the task {task.name!r} has no test split to judge on: give it one (test=...).")
+    for one in members_of(task):
+        if isinstance(one, Task) and "test" not in one.data:
+            raise UsageError(f"the task {one.name!r} has no test split to judge on: give it one (test=...).")
 
 
 def _run(session: Session, section: CompareSection, seed: int) -> Verdict:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lossmith.errors import RunError, SpecError
+from lossmith.errors import RunError
 from lossmith.evaluation import (
     AllCores,
     Executor,
     Plan,
+    Rolling,
     check_device,
     check_dtype,
     count_workers,
@@ -26,7 +27,9 @@ from lossmith.experiment.pilot import Pilot, run_pilot
 from lossmith.experiment.session import Session
 from lossmith.experiment.spec import Spec, TaskSection, from_toml, make, versions
 from lossmith.store import RunStore
-from lossmith.tasks import AnyTask, resolve_task
+from lossmith.tasks import AnyTask, SeveralTasks, resolve_task
+
+LONGEST_NAME = 120  # of a task in a folder's name: several tasks have a long one, and file systems end at 255
 
 
 @dataclass(frozen=True)
@@ -59,14 +62,16 @@ class Resources:
 
 def task_section(task: AnyTask) -> TaskSection:
     """How a spec names a task."""
-    section: TaskSection = make(TaskSection, name=task.name, reference=task.reference, steps=task.steps)
+    each = tuple(one.steps for one in task.tasks) if isinstance(task, SeveralTasks) and task.steps is not None else ()
+    values = {"name": task.name, "reference": task.reference, "steps": task.steps, "each": each}
+    section: TaskSection = make(TaskSection, **values)
     return section
 
 
 def default_path(kind: str, task: AnyTask, method: str, seed: int) -> str:
     """`runs/KIND-…` for a run that was given no folder."""
     parts = [kind, method] if kind == "compare" else [method or kind]
-    words = "-".join([*parts, task.name, f"seed{seed}"])
+    words = "-".join([*parts, task.name[:LONGEST_NAME], f"seed{seed}"])
     return os.path.join("runs", re.sub(r"[^A-Za-z0-9._@=,-]+", "-", words))
 
 
@@ -99,13 +104,15 @@ def create(path: str | os.PathLike[str], spec: Spec, task: AnyTask, plan: Plan, 
     """A new run folder and a session on it."""
     spec = spec.model_copy(update={"plan": plan.to_dict(), "versions": versions()})
     method = spec.search.method if spec.search else ""
-    executor = _executor(task, plan, resources)
+    fingerprint = task.fingerprint()
+    rolling = Rolling.of_run(os.fspath(path), str(fingerprint.get("digest", "")), plan)
+    executor = _executor(task, plan, resources, rolling)
     try:
         store = RunStore.create(
             path,
             kind=spec.kind,
             task=task.name,
-            fingerprint=task.fingerprint(),
+            fingerprint=fingerprint,
             method=method,
             seed=spec.seed,
             spec_toml=spec.to_toml(),
@@ -113,7 +120,7 @@ def create(path: str | os.PathLike[str], spec: Spec, task: AnyTask, plan: Plan, 
     except BaseException:
         executor.close(kill=True)
         raise
-    return Session(store, task, plan, executor, resources.listeners)
+    return Session(store, task, plan, executor, resources.listeners, rolling=rolling)
 
 
 def open_session(path: str | os.PathLike[str], task: AnyTask | None, resources: Resources) -> tuple[Session, Spec]:
@@ -136,14 +143,19 @@ def open_session(path: str | os.PathLike[str], task: AnyTask | None, resources: 
     plan = plan_of(spec)
     check_device(plan.device)
     check_dtype(plan.dtype, plan.device, task)
-    executor = _executor(task, plan, resources)
+    rolling = Rolling.of_run(os.fspath(path), str(found.get("digest", "")), plan)
+    executor = _executor(task, plan, resources, rolling)
     try:
         store = RunStore.open(path, write=True)
     except BaseException:
         executor.close(kill=True)
         raise
     resources.say(plan.describe())
-    return Session(store, task, plan, executor, resources.listeners), spec
+    attempts = store.run().attempts
+    finished = bool(attempts) and attempts[-1].end == "finished"  # not the run's state: verdicts reopen finished runs
+    for note in rolling.tidy(lambda key: store.evaluation(key) is not None, finished=finished):
+        resources.say(note)
+    return Session(store, task, plan, executor, resources.listeners, rolling=rolling), spec
 
 
 def task_of(spec: Spec, path: str | os.PathLike[str]) -> AnyTask:
@@ -153,24 +165,19 @@ def task_of(spec: Spec, path: str | os.PathLike[str]) -> AnyTask:
             f"the task {spec.task.name!r} of {path} was built in Python, so only Python can rebuild it: "
             f"call lossmith.resume({str(path)!r}, task=task)."
         )
-    return resolve_task(spec.task.reference, steps=spec.task.steps)
+    return resolve_task(spec.task.reference, steps=spec.task.of_each)
 
 
 def plan_of(spec: Spec) -> Plan:
     """The evaluation plan a spec stores."""
-    known = {f.name for f in fields(Plan)}
-    unknown = set(spec.plan) - known
-    if unknown:
-        raise SpecError(f"unknown field {min(unknown)!r} in the plan of the spec: it was written by another version.")
-    values: dict[str, Any] = dict(spec.plan)
-    return Plan(**values)
+    return Plan.from_dict(spec.plan)
 
 
-def _executor(task: AnyTask, plan: Plan, resources: Resources) -> Any:
+def _executor(task: AnyTask, plan: Plan, resources: Resources, rolling: Rolling) -> Any:
     workers = resources.workers
     if plan.deadline and not workers and resources.executor is None:
         workers = 1  # only a process of its own can be stopped at a deadline
-    return make_executor(task, workers=workers, executor=resources.executor, plan=plan)
+    return make_executor(task, workers=workers, executor=resources.executor, plan=plan, rolling=rolling)
 
 
 def planned(task: AnyTask, resources: Resources) -> Plan:

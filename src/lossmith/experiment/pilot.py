@@ -12,10 +12,12 @@ from dataclasses import dataclass, replace
 from lossmith.errors import TaskError
 from lossmith.evaluation import Plan, evaluate, seed_block
 from lossmith.evaluation.evaluate import CHANCE_BUDGET
+from lossmith.evaluation.several import members_with_plans
 from lossmith.losses import to_json
 from lossmith.records import Request
-from lossmith.tasks import AnyTask, Task, supervised
+from lossmith.tasks import AnyTask, SeveralTasks, Task, supervised
 from lossmith.tasks.metrics import best_constant
+from lossmith.tasks.several import mean
 from lossmith.testing import check_task
 from lossmith.training import predict
 
@@ -31,6 +33,8 @@ class Pilot:
         value: metric of the task loss on the fitness split after the pilot's training.
         steps, seconds: how much was trained and how long it took on one worker.
         chance_step: see `Plan`. chance_value: metric of the best constant predictor.
+        members: the pilot of each task, where there are several; steps and seconds are then the sum of theirs, the
+            value their mean.
     """
 
     value: float
@@ -38,9 +42,13 @@ class Pilot:
     seconds: float
     chance_step: int
     chance_value: float
+    members: tuple[Pilot, ...] = ()
 
     def into(self, plan: Plan) -> Plan:
-        """The plan with the pilot's rule for stopping at chance."""
+        """The plan with the pilot's rule for stopping at chance; on several tasks each has its own."""
+        if self.members:
+            each = zip(self.members, plan.members, strict=True)
+            return replace(plan, members=tuple(pilot.into(its) for pilot, its in each))
         return replace(plan, chance_step=self.chance_step, chance_value=self.chance_value)
 
 
@@ -50,6 +58,11 @@ def run_pilot(task: AnyTask, plan: Plan, *, budget: float, data_fraction: float 
     Raises:
         TaskError: the task is not sound, or its own loss fails on it.
     """
+    if isinstance(task, SeveralTasks):
+        how = {"budget": budget, "data_fraction": data_fraction}
+        pilots = [run_pilot(one, its, **how, seed=seed) for one, its in members_with_plans(task, plan)]
+        steps, seconds = sum(one.steps for one in pilots), sum(one.seconds for one in pilots)
+        return Pilot(mean([one.value for one in pilots]), steps, seconds, 0, 0.0, tuple(pilots))
     check_task(task)
     (first,) = seed_block(seed, "pilot", 1)
     loss = to_json(task.task_loss())
@@ -62,7 +75,7 @@ def run_pilot(task: AnyTask, plan: Plan, *, budget: float, data_fraction: float 
             f"correct the recipe (learning rate, steps) or the data before searching for another loss."
         )
     value = done.metrics["fitness"]
-    if not isinstance(task, Task):
+    if not isinstance(task, Task) or not task.stop_at_chance:
         return Pilot(value, done.steps, done.seconds, 0, 0.0)
     constant, error = _constant(task)
     bar = task.metric.fitness(constant) - 2 * error

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 from lossmith.errors import Interrupted
-from lossmith.evaluation import AnyExecutor, Plan, run_requests
+from lossmith.evaluation import AnyExecutor, Plan, Rolling, run_requests
 from lossmith.experiment.events import Event, Listener, PhaseStarted, TrainingFinished
 from lossmith.records import Evaluation, Request
 from lossmith.store import RunStore
@@ -27,14 +27,22 @@ class Session:
     Args:
         store: the run's store, open for writing.
         task: what is trained. plan: how. executor: where.
-        listeners: called with every event.
+        listeners: called with every event. rolling: the checkpoints of trainings under way.
     """
 
     def __init__(
-        self, store: RunStore, task: AnyTask, plan: Plan, executor: AnyExecutor, listeners: Sequence[Listener] = ()
+        self,
+        store: RunStore,
+        task: AnyTask,
+        plan: Plan,
+        executor: AnyExecutor,
+        listeners: Sequence[Listener] = (),
+        *,
+        rolling: Rolling | None = None,
     ) -> None:
         self.store, self.task, self.plan, self.executor = store, task, plan, executor
         self.listeners = tuple(listeners)
+        self._rolling = rolling
         self.interrupted = False  # a signal asked for the end
 
     def emit(self, event: Event) -> None:
@@ -59,6 +67,8 @@ class Session:
             if self.interrupted:  # training code swallowed the interrupt: what it returned is no result
                 raise KeyboardInterrupt
             self.store.record([(by_key[done.request], done) for done in chunk], purpose=purpose)
+            if self._rolling is not None:
+                self._rolling.discard([done.request for done in chunk])
             for done in chunk:
                 known[done.request] = done
                 self.emit(TrainingFinished(purpose, str(done.status), done.seconds, done.steps))

@@ -10,7 +10,7 @@ from lossmith.experiment.opening import Resources
 from lossmith.experiment.run import Run
 from lossmith.experiment.spec import SearchSection, make
 from lossmith.search.shelf import POPULATION, ShelfGrid, grid_size
-from lossmith.tasks import AnyTask, Task
+from lossmith.tasks import AnyTask, all_parts
 
 
 def shelf(
@@ -44,7 +44,7 @@ def shelf(
     full = steps_of(task, 1.0)
     largest = grid_size(task.setting)
     count = largest
-    scored = 1 if isinstance(task, Task) else 2  # a training function answers for one split, so it is called for each
+    scored = 1 if all_parts(task) else 2  # a training function answers for one split, so it is called for each
     if training_steps is not None:
         while True:
             # Each finalist is trained in full, once more stopped early; winner and task loss once more in part. At most

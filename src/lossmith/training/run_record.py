@@ -52,10 +52,14 @@ class Training:
 
 @dataclass(frozen=True)
 class Trained:
-    """What came of a training run; `model` is there whenever training ended, whatever the status."""
+    """What came of a training run; `model` is there whenever training ended, whatever the status.
+
+    `product` is what it made besides metrics, as `Evaluation.product` carries it.
+    """
 
     status: Status
     steps: int
     metrics: dict[str, float] = field(default_factory=dict)
     curve: tuple[tuple[int, float], ...] = ()
     model: nn.Module | None = None
+    product: str = ""

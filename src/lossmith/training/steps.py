@@ -42,13 +42,15 @@ def initial_model(task: Task, how: Training) -> nn.Module:
     return model
 
 
-def steps_of(task: Task, how: Training) -> Iterator[Step]:
-    """The steps of a training run."""
+def steps_of(task: Task, how: Training, *, after: int = 0) -> Iterator[Step]:
+    """The steps of a training run, without the first `after` of them."""
     recipe = task.recipe
     indices = batch_indices(task.train_rows(how.data_fraction, how.seed), recipe.batch_size, seed=how.seed)
     # A fraction of the data is a small copy of the whole training: its schedule is run to the end (DESIGN §4).
     horizon = task.steps if how.data_fraction == 1 else how.steps
     for step, rows in zip(range(how.steps), indices, strict=False):
+        if step < after:
+            continue
         tau = step / horizon
         yield Step(step + 1, rows, tau, recipe.schedule(tau))
 
@@ -84,6 +86,14 @@ class FiniteWatch:
         """What a candidate is whose loss at step number `done` was found bad."""
         when = f"{'at' if self._every == 1 else 'by'} step {done}"
         return Status("diverged", "", f"training loss became non-finite {when}")
+
+    def state(self) -> Tensor:
+        """What a checkpoint needs of it, in the shape of the losses."""
+        return self._suspect
+
+    def load(self, state: Tensor) -> None:
+        """Go on from what `state` returned."""
+        self._suspect = state
 
     def keep(self, places: Tensor) -> None:
         """Go on with the losses at these places only."""

@@ -25,7 +25,7 @@ is taken whole; a schedule that starts at 0 (a warm-up) counts as 1, since a ste
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -83,6 +83,7 @@ def tune(
     dtype: str = "float32",
     states: Sequence[str] | None = None,
     memory: int | None = None,
+    on_step: Callable[[int], None] | None = None,
 ) -> list[Tuned]:
     """Tune the parameters of losses on a task or several, all of them along the same θ0 and batches.
 
@@ -98,6 +99,7 @@ def tune(
         states: with which each of the losses goes on, all of them after equally many meta-steps; None: all with the
             tuning's.
         memory: bytes that are free; an unroll that needs more is refused. None: it is not asked.
+        on_step: called with the number of meta-steps finished here, for progress.
 
     Returns:
         One result per loss, in order.
@@ -144,7 +146,7 @@ def tune(
             )
             for position, one in enumerate(tasks)
         ]
-        courses = _tune(sides, courses, tuning)
+        courses = _tune(sides, courses, tuning, on_step)
     roads = "; ".join(dict.fromkeys(side.describe() for side in sides))
     for place, (i, phi) in enumerate(zip(open_, courses.phis, strict=True)):
         done = courses.taken(place)
@@ -162,7 +164,9 @@ def tune(
     return results
 
 
-def _tune(sides: Sequence[TaskTuning], courses: Courses, tuning: Tuning) -> Courses:
+def _tune(
+    sides: Sequence[TaskTuning], courses: Courses, tuning: Tuning, on_step: Callable[[int], None] | None
+) -> Courses:
     count, begun = len(courses.parts), courses.begun
     kept = {round(at * (tuning.meta_steps - 1) / max(HISTORY - 1, 1)) for at in range(HISTORY)}
     for meta_step in range(begun, begun + tuning.meta_steps):
@@ -171,6 +175,8 @@ def _tune(sides: Sequence[TaskTuning], courses: Courses, tuning: Tuning) -> Cour
             break
         found = mean_over_tasks([side.meta_gradients(meta_step, courses.phis, left) for side in sides])
         courses = courses.advanced(found, tuning.meta_lr, keep=meta_step - begun in kept)
+        if on_step is not None:
+            on_step(meta_step - begun + 1)
     return courses
 
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from lossmith.errors import LossError
 from lossmith.losses import Loss, LossSet
 from lossmith.losses.population_loss import PopulationLoss
 from lossmith.records import OK, Split, Status
@@ -63,7 +64,11 @@ def train_population(
 
     Raises:
         NotStackable: the model, the forward or the optimiser cannot be stacked.
+        LossError: a loss that adapts while it trains.
     """
+    for loss in losses:
+        if any(member.online is not None for member in (loss if isinstance(loss, LossSet) else (loss,))):
+            raise LossError(f"{loss} adapts while it trains, which a stack cannot do: train it alone.")
     with compute_scope(how.threads):
         model = initial_model(task, how)
         network = PopulationNetwork(model, task.forward, len(losses), channels_last=how.channels_last)
