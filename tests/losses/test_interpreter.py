@@ -16,12 +16,14 @@ from lossmith.errors import LossError
 from lossmith.losses import Taylor, Tree
 from lossmith.losses import interpreter_kernel as machine
 from lossmith.losses.expression import Apply, Symbol
+from lossmith.losses.family import Kernel
 from lossmith.losses.inputs import INPUTS, LOWERED, compute_inputs
 from lossmith.losses.interpreter import Population, supported
 from lossmith.losses.lowering import Program
 from lossmith.losses.parser import parse
 from lossmith.losses.primitive_sets import EVOMAL, GLO, PrimitiveSet
 from lossmith.losses.primitives import PRIMITIVES, Primitive
+from lossmith.losses.taylor import genome_size
 
 Named = dict[str, Tensor]
 
@@ -251,7 +253,7 @@ def test_an_empty_population() -> None:
     assert nobody.mixed(np.empty((0, 5)), np.empty((0, 5)), np.ones(5)) == []
 
 
-def by_autograd_twice(kernel: Tree, x: Named, dx: Named, weight: Tensor) -> Tensor:
+def by_autograd_twice(kernel: Kernel, x: Named, dx: Named, weight: Tensor) -> Tensor:
     """∂/∂φ Σ_m weight_m · slope_m."""
     free = {name: value.clone().requires_grad_() for name, value in x.items()}
     phi = torch.tensor(kernel.phi, dtype=torch.float64, requires_grad=True)
@@ -267,7 +269,7 @@ def by_autograd_twice(kernel: Tree, x: Named, dx: Named, weight: Tensor) -> Tens
     return torch.zeros_like(phi) if found is None else found
 
 
-def mixed(kernel: Tree, x: Named, dx: Named, weight: Tensor) -> Tensor:
+def mixed(kernel: Kernel, x: Named, dx: Named, weight: Tensor) -> Tensor:
     population = Population.of((kernel,), tunable=True)
     moving = population.reads[: population.moving]
     (gradient,) = population.mixed(arrays(population.reads, x), arrays(moving, dx), weight.numpy(), (4.0, 0.3))
@@ -350,9 +352,32 @@ def test_what_only_torch_can_compute(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not supported(kernel)
         with pytest.raises(LossError, match="autograd only"):
             Population.of((kernel,))
-    taylor = Taylor((1.0, -1.0, 0.0, 2.0, 0.0, 0.0, 0.5, 0.5))
-    assert supported(taylor)
-    assert not supported(taylor, tunable=True)
+
+
+@pytest.mark.parametrize(
+    ("order", "variables"),
+    [
+        (3, ("target", "prediction")),
+        (1, ("residual",)),
+        (4, ("residual", "target")),
+        (2, ("target", "prediction", "progress")),
+    ],
+)
+def test_taylor_losses_with_their_genome_as_parameters(order: int, variables: tuple[str, ...]) -> None:
+    size = genome_size(order, variables)
+    kernel = Taylor(tuple(np.random.default_rng(5).normal(0, 1, size).tolist()), order, variables)
+    assert supported(kernel)
+    assert supported(kernel, tunable=True)
+    x, dx = some_inputs(30)
+    weight = torch.randn(120, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+    found, expected = mixed(kernel, x, dx, weight), by_autograd_twice(kernel, x, dx, weight)
+    assert expected.abs().max() > 1e-3
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10 * float(expected.abs().max()))
+    population = Population.of((kernel,), tunable=True)
+    args = arrays(population.reads, x), arrays(population.reads[: population.moving], dx), (4.0, 0.3)
+    fixed = Population.of((kernel,)).values_and_slopes(*args)
+    for one, other in zip(population.values_and_slopes(*args, phi=np.array(kernel.phi)), fixed, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-11)
 
 
 def test_arrays_that_do_not_fit() -> None:

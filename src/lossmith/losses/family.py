@@ -74,6 +74,14 @@ class Kernel(ABC):
     def expression(self) -> Node:
         """The same ℓ as an expression tree; LossError where the family has no symbolic form."""
 
+    def expression_in(self, phi: Sequence[Node]) -> Node:
+        """The same ℓ with nodes in the place of φ; LossError where the family has no such form.
+
+        Args:
+            phi: one node per loss parameter, in the order of `phi`.
+        """
+        raise LossError(f"a loss of the {self.family} family is no expression of its {len(phi)} parameters.")
+
     @abstractmethod
     def document(self) -> dict[str, Any]:
         """What `from_document` needs to rebuild the kernel, JSON-able."""

@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 from lossmith.errors import LossError
 from lossmith.losses import interpreter_kernel as machine
+from lossmith.losses.expression import Symbol
 from lossmith.losses.family import Kernel
 from lossmith.losses.lowering import Program, lower
 from lossmith.losses.primitives import PRIMITIVES
@@ -74,7 +75,7 @@ def flatten(kernel: Kernel, *, tunable: bool = False) -> Flat | None:
 
     Args:
         kernel: any kernel that has an expression.
-        tunable: keep φ as parameters (of a tree with weights; others have none) instead of numbers.
+        tunable: keep φ as parameters instead of numbers.
     """
     try:
         if isinstance(kernel, Tree):
@@ -84,7 +85,9 @@ def flatten(kernel: Kernel, *, tunable: bool = False) -> Flat | None:
             )
             return _flat(program, names if tunable else ())
         if tunable and kernel.phi:
-            return None
+            names = weight_names(len(kernel.phi))
+            root = kernel.expression_in([Symbol(name) for name in names])
+            return _flat(Program.of(lower(root, parameters=frozenset(names))), names)
         return _flat(Program.of(lower(kernel.expression())), ())
     except LossError:
         return None

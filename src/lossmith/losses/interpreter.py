@@ -62,7 +62,7 @@ class Population:
 
         Args:
             kernels: each must be `supported`.
-            tunable: keep the weights of trees as parameters, for `phi` and `mixed`.
+            tunable: keep φ as parameters, for `phi` and `mixed`.
 
         Raises:
             LossError: a kernel that only autograd can compute.

@@ -1,8 +1,8 @@
 """How a loss adapts while it trains: what `Loss(..., online=...)` holds.
 
-Raymond, Chen, Xue & Zhang 2023, *Online Loss Function Learning* (AdaLFL), arXiv 2301.13247: after every step of the base
-model the loss parameters φ take a step of their own on the task loss of the model just moved. The rule is data: what
-carries it out is `training.online`.
+Raymond, Chen, Xue & Zhang 2023, *Online Loss Function Learning* (AdaLFL), arXiv 2301.13247: after every step of the
+base model the loss parameters φ take a step of their own on the task loss of the model just moved. The rule is data:
+what carries it out is `training.online`.
 """
 
 from __future__ import annotations

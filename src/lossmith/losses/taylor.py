@@ -160,6 +160,14 @@ class Taylor(Kernel):
     def expression(self) -> Node:
         return self._expression(self.genome)
 
+    def expression_in(self, phi: Sequence[Node]) -> Node:
+        """ℓ by Horner's scheme, in the order of `value`."""
+        count = len(self.terms)
+        centres = dict(zip(self.variables, phi[count:], strict=True))
+        names = [name for name in _NESTING if name in centres]
+        centred = [Apply("sub", (Symbol(SYMBOLS[name]), centres[name])) for name in names]
+        return _horner_of(self.plan, centred, [Apply("neg", (c,)) for c in phi[:count]])
+
     def __str__(self) -> str:
         return to_text(self._expression([float(f"{g:.4g}") for g in self.genome]))
 
@@ -281,6 +289,21 @@ def _horner(plan: Plan, centred: Sequence[Scalar], coefficients: Sequence[Scalar
         if group is not None:
             inside = _horner(group, centred[1:], coefficients)
             total = inside if total is None else total + inside
+    assert total is not None
+    return total
+
+
+def _horner_of(plan: Plan, centred: Sequence[Node], coefficients: Sequence[Node]) -> Node:
+    """`_horner`, of nodes."""
+    if isinstance(plan, int):
+        return coefficients[plan]
+    total: Node | None = None
+    for group in reversed(plan):
+        if total is not None:
+            total = Apply("mul", (total, centred[0]))
+        if group is not None:
+            inside = _horner_of(group, centred[1:], coefficients)
+            total = inside if total is None else Apply("add", (total, inside))
     assert total is not None
     return total
 
