@@ -116,6 +116,8 @@ class SearchLoop:
     def _nothing_found(self, number: int, state: State) -> str:
         """What follows a generation in which no candidate gave a number."""
         what = f"{'generation' if self.method.rounds is None else 'block'} {number + 1}: no candidate gave a number"
+        if number + 1 >= self.settings.generations:
+            return f"{what}."
         if self.method.done(state):
             return f"{what}, and none is left to go on with."
         return f"{what}; the search goes on {'with fresh ones' if self.method.rounds is None else 'all the same'}."
