@@ -161,9 +161,7 @@ def test_what_it_costs() -> None:
 
 
 def test_training_functions_are_searched_with_others(tmp_path: Path, formula_task: FunctionTask) -> None:
-    from conftest import distance_to_focal
-
-    other = lm.Task.from_function(distance_to_focal, name="again", metric=("distance", "min"), outputs=3, steps=50)
+    other = formula_task.replace(name="again").fresh(steps=50)
     run = begin(tmp_path / "run", [formula_task, other], partial=0.5)
     assert run.finished
     with pytest.raises(UsageError, match="differentiates through training"):

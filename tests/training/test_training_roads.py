@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lossmith.losses import Loss, LossSet, Tree, loss
 from lossmith.losses.parser import parse
 from lossmith.tasks import Terms
-from lossmith.training import Training, loop, train
+from lossmith.training import Training, criteria, train
 
 
 def tree(text: str, **settings: Any) -> Loss:
@@ -44,7 +44,7 @@ def parameters(model: nn.Module | None) -> Tensor:
 def test_both_roads_train_alike(criterion: Loss, parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     task = small_task(steps=20, **parts)
     found = train(task, criterion, Training(seed=1, steps=20))
-    monkeypatch.setattr(loop, "interpreted", lambda loss: False)
+    monkeypatch.setattr(criteria, "interpreted", lambda loss: False)
     expected = train(task, criterion, Training(seed=1, steps=20))
     start = parameters(task.build_model(1))
     moved = (parameters(expected.model) - start).norm()
