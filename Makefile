@@ -64,6 +64,8 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/workers.py
 	$(BIN)/python benchmarks/bfloat16.py
 	$(BIN)/python benchmarks/tree_losses.py
+	$(BIN)/python benchmarks/meta_gradient.py
+	$(BIN)/python benchmarks/online_step.py
 	$(BIN)/python benchmarks/search.py
 	$(BIN)/python benchmarks/recover_rule.py
 	$(BIN)/python benchmarks/rediscover.py

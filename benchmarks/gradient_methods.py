@@ -5,7 +5,8 @@
 sine: ML3 meta-trained on one sine (and on ten), judged on ten others, five meta-training seeds, against squared error,
 all of them plain and with a tuned learning rate. digits, mnist: ML3 (offline) and AdaLFL (online) on digits/mlp, 3,000
 steps, and mnist/lenet5, 2,000 steps, against cross-entropy plain and tuned and the best of the shelf, five training
-seeds. Every run is a folder that goes on where it was interrupted; `lossmith show FOLDER/NAME` tells how far it is.
+seeds; what AdaLFL found on digits/mlp also standing still and at other online rates. Every run is a folder that goes on
+where it was interrupted; `lossmith show FOLDER/NAME` tells how far it is.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from typing import Any
 
 import lossmith as lm
 from lossmith.experiment import Run
+from lossmith.losses import to_document
 from lossmith.search import Method
 from lossmith.tasks import AnyTask, resolve_task
 
 SEEDS = 5
 MANY_SINES = {"one-sine": "sine/mlp", "ten-sines": "sine/mlp@wave=10-19"}  # meta-trained on
+ONLINE_RATES = (1e-5, 1e-4, 1e-3, 1e-2)
 OTHER_SINES = "sine/mlp@wave=0-9"  # judged on
 TASKS = {"digits": ("digits/mlp", 3_000, 60_000), "mnist": ("mnist/lenet5", 2_000, 60_000)}
 
@@ -37,7 +40,9 @@ def searched(path: Path, method: Method, task: AnyTask, seed: int = 0, **more: A
     return found
 
 
-def compared(path: Path, losses: Sequence[Run | str], task: AnyTask, tune_lr: Sequence[int] | bool) -> lm.Verdict:
+def compared(
+    path: Path, losses: Sequence[Run | lm.Loss | str], task: AnyTask, tune_lr: Sequence[int] | bool
+) -> lm.Verdict:
     found = finished(path, lambda: lm.compare(losses, task, seeds=SEEDS, tune_lr=tune_lr, path=path))
     assert isinstance(found, lm.Verdict)
     return found
@@ -72,12 +77,26 @@ def classes(folder: Path, name: str) -> None:
     print(f"\n## {reference}, {steps:,} steps\n\n{verdict.to_text()}", flush=True)
 
 
+def adaptation(folder: Path) -> None:
+    """What adapting is worth: the loss that AdaLFL found on digits/mlp, standing still and adapting at four rates."""
+    reference, steps, _ = TASKS["digits"]
+    found = to_document(Run(folder / "adalfl").best.loss)
+    still = {key: value for key, value in found.items() if key != "online"}
+    rules = {f"online lr {lr:g}": {"lr": lr, "optimizer": "adam", "every": 1} for lr in ONLINE_RATES}
+    losses = [{**still, "name": "standing still"}, *({**still, "name": n, "online": rule} for n, rule in rules.items())]
+    arms = [loss for document in losses if isinstance(loss := lm.from_json(document), lm.Loss)]
+    verdict = compared(folder / "adaptation", arms, lm.task(reference, steps=steps), tune_lr=False)
+    print(f"\n## the found loss of {reference}, adapting or not\n\n{verdict.to_text()}", flush=True)
+
+
 def main(folder: Path, parts: list[str]) -> None:
     for part in parts:
         if part == "sine":
             sine(folder / part)
         else:
             classes(folder / part, part)
+        if part == "digits":
+            adaptation(folder / part)
 
 
 if __name__ == "__main__":
