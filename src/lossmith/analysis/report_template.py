@@ -53,7 +53,7 @@ figure svg { display: block; max-width: 100%; height: auto; margin: 0 auto; }
 figure.formula { background: var(--panel); border-radius: 6px; padding: 1.1rem 1.25rem; overflow-x: auto; }
 figure.formula svg { margin: 0; }
 figcaption { color: var(--muted); font-size: .85rem; margin-top: .5rem; }
-pre { background: var(--panel); border-radius: 6px; padding: .8rem 1rem; margin: .6rem 0; overflow-x: auto;
+pre { background: var(--panel); border-radius: 6px; padding: .8rem 1rem; margin: .6rem 0; overflow: auto; max-height: 34rem;
   font: .84rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, "Liberation Mono", monospace; }
 pre.wrap { white-space: pre-wrap; overflow-wrap: anywhere; }
 code { font: .9em ui-monospace, SFMono-Regular, Menlo, Consolas, "Liberation Mono", monospace; }
@@ -69,7 +69,7 @@ footer { margin-top: 3.5rem; padding-top: .8rem; border-top: 1px solid var(--gri
   h2 { margin-top: 1.6rem; }
   footer { margin-top: 1rem; }
   figure, tr, .verdict { break-inside: avoid; }
-  pre { white-space: pre-wrap; overflow-wrap: anywhere; }
+  pre { white-space: pre-wrap; overflow-wrap: anywhere; max-height: none; }
   .scroll { overflow: visible; }
   table { font-size: 8pt; }
   th, td { padding: .3rem .4rem; white-space: normal; }
