@@ -53,7 +53,8 @@ figure svg { display: block; max-width: 100%; height: auto; margin: 0 auto; }
 figure.formula { background: var(--panel); border-radius: 6px; padding: 1.1rem 1.25rem; overflow-x: auto; }
 figure.formula svg { margin: 0; }
 figcaption { color: var(--muted); font-size: .85rem; margin-top: .5rem; }
-pre { background: var(--panel); border-radius: 6px; padding: .8rem 1rem; margin: .6rem 0; overflow: auto; max-height: 34rem;
+pre { background: var(--panel); border-radius: 6px; padding: .8rem 1rem; margin: .6rem 0;
+  overflow: auto; max-height: 34rem;
   font: .84rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, "Liberation Mono", monospace; }
 pre.wrap { white-space: pre-wrap; overflow-wrap: anywhere; }
 code { font: .9em ui-monospace, SFMono-Regular, Menlo, Consolas, "Liberation Mono", monospace; }
