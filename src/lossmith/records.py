@@ -143,13 +143,14 @@ class Evaluation:
         status: `OK` or why there is no number.
         metrics: metric value per split, in the metric's own direction; empty unless the status is `ok`.
         curve: (step, metric) pairs on the first requested split.
-        steps: training steps actually done; meta-steps × unroll length for a tuning, 0 for a screen.
+        steps: training steps actually done; meta-steps × unroll length × tasks for a tuning, 0 for a screen.
         seconds: wall-clock seconds it took; a share of the chunk's where a chunk is done at once.
         worker: who did it (process id as text, or "" in the process that asked).
         attempt: 1, or more where earlier attempts were lost with their worker.
-        product: canonical JSON of what the work made besides metrics, "" for trainings. A screen: "gradients", the
-            signature of gradient equivalence. A tuning: "loss", canonical JSON text of the tuned loss; "meta_loss",
-            "meta_steps" and "state", with which it can go on. A training with an adaptive loss: "trajectory".
+        product: canonical JSON of what the work made besides metrics, "" for plain trainings. A screen: "gradients",
+            the signature of gradient equivalence. A tuning: "loss", canonical JSON text of the tuned loss; "meta_loss",
+            "meta_steps" and "state", with which it can go on. A training with an adaptive loss: "trajectory". On
+            several tasks: "tasks", what was measured and made on each.
     """
 
     request: str

@@ -199,10 +199,8 @@ class Scripted:
         threads: int,
         dtype: str,
         states: Sequence[str],
-        memory: int,
     ) -> list[Tuned]:
         assert (threads, dtype) == (PLAN.threads, PLAN.dtype)
-        assert memory > 0
         self.states.append(list(states))
         self.calls.append((len(losses), seed, task.recipe.base_lr))
         if any(self.fatal and self.fatal in str(one) for one in losses):

@@ -12,7 +12,6 @@ from lossmith.evaluation.plan import Plan
 from lossmith.evaluation.requested import grouped, on_device
 from lossmith.evaluation.screens import Screened, screen
 from lossmith.evaluation.several import joined
-from lossmith.evaluation.unroll_room import free_memory
 from lossmith.losses import Loss, LossSet, to_json
 from lossmith.records import Evaluation, Request, Screening, Status, Tuning, canonical_json
 from lossmith.tasks import AnyTask, SeveralTasks, Task, all_parts, members_of
@@ -51,7 +50,6 @@ def tune_requests(task: AnyTask, requests: Sequence[Request], plan: Plan) -> lis
             threads=plan.threads,
             dtype=plan.dtype,
             states=[one.state for one in tunings],
-            memory=free_memory(plan.device),
         )
         screened: dict[int, Screened] = {}
         if tuning.screen_after is not None:

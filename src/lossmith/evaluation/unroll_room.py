@@ -1,4 +1,4 @@
-"""Whether a tuning fits into memory, asked before a search starts and whenever one is done."""
+"""Whether a tuning fits into memory, asked before a search starts."""
 
 from __future__ import annotations
 

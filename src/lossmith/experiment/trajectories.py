@@ -41,6 +41,8 @@ def best_trajectory(run: Run, loss: str) -> StoredTrajectory | None:
         loss: canonical JSON text of the loss.
     """
     _, direction = run.metric
+    if "members" in run.spec.plan:
+        return None  # of several tasks each has a course of its own, at other times of its own
     found: list[StoredTrajectory] = []
     for row in run.evaluations:
         request, done = row.request, row.evaluation
@@ -67,6 +69,11 @@ def replayed(run: Run, found: Loss | LossSet, loss: str) -> tuple[Loss | LossSet
         RunError: no training of the run has one.
     """
     trajectory = best_trajectory(run, loss)
+    if trajectory is None and "members" in run.spec.plan:
+        raise RunError(
+            f"{run.path} is on several tasks, on each of which this loss adapted in its own way: there is no one "
+            "replay; export it with --adaptive initial."
+        )
     if trajectory is None:
         raise RunError(
             f"{run.path} has no finished training in which this loss adapted: a replay needs one; export it with "

@@ -7,6 +7,8 @@ from dataclasses import replace
 
 from lossmith.errors import TaskError
 from lossmith.evaluation import Plan, evaluate
+from lossmith.evaluation.requested import requested_loss
+from lossmith.evaluation.unroll_room import unroll_room
 from lossmith.records import Request, Tuning
 from lossmith.search import Method, Problem
 from lossmith.tasks import AnyTask
@@ -28,9 +30,10 @@ def check_tunable(tasks: Iterable[AnyTask], tuning: Tuning) -> None:
 
 
 def try_tuning(task: AnyTask, method: Method, problem: Problem, plan: Plan) -> None:
-    """One meta-step of the first candidate; nothing where the method tunes nothing.
+    """Whether the first candidates fit into memory, and one meta-step of the first; nothing where nothing is tuned.
 
-    It finds out what no look at the task can: a model without a second derivative, an unroll that does not fit memory.
+    It finds out what no look at the task can: a model without a second derivative, an unroll that does not fit. Memory
+    is asked here only: what is free in the middle of a search must not decide what comes of a candidate.
 
     Raises:
         TaskError: what went wrong, in its own words.
@@ -38,6 +41,12 @@ def try_tuning(task: AnyTask, method: Method, problem: Problem, plan: Plan) -> N
     request = first_tuning(method, problem, meta_steps=1)
     if request is None:
         return
+    asked, _ = method.ask(method.init(problem))
+    losses = [requested_loss(one.loss, task) for one in asked if one.status.ok][: plan.tune_chunk]
+    try:
+        unroll_room(task, losses, Tuning.from_settings(request.settings), device=plan.device)
+    except TaskError as error:
+        raise TaskError(f"{method.name} cannot tune on {task.name!r}: {error}") from None
     status = evaluate(task, request, plan).status
     if status.kind in ("crashed", "timed_out"):
         raise TaskError(f"{method.name} cannot tune on {task.name!r}: {status.sentence}")

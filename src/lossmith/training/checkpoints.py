@@ -75,9 +75,7 @@ def restore(run: UnderWay, contents: Contents) -> None:
     try:
         found = decoded(contents.document["run"], contents.tensors, run.device)
         owned = _owned(run.model)
-        if {k: (v.shape, v.dtype) for k, v in owned.items()} != {
-            k: (v.shape, v.dtype) for k, v in found["model"].items()
-        }:
+        if _forms(owned) != _forms(found["model"]):
             raise Unusable("is of another model")
         with torch.no_grad():
             for name, tensor in owned.items():

@@ -35,7 +35,7 @@ class Courses:
     """All that the next meta-step needs. What has diverged stays as it was before that.
 
     Args:
-        parts: where φ of each candidate is. phi: φ of all, [ΣK]. adam: its state.
+        parts: where φ of each candidate is. phi: φ of all, [ΣK]. adam: the state of its optimiser.
         meta_steps: done, those of the tuning that this one continues included. begun: of these, before this one.
         optimizer: of φ. stopped: at which meta-step a candidate diverged.
         histories: (meta-step, task loss) of each candidate at the meta-steps that were kept.

@@ -9,11 +9,13 @@ Raymond, Chen, Xue & Zhang, *Learning Symbolic Model-Agnostic Loss Functions via
     3. L = task loss of θ_K on the fitness batch
     4. φ ← Adam step on dL/dφ, the mean over the tasks
 
-All candidates share what is drawn, which depends on seed, task and meta-step only: a candidate's numbers do not depend
-on its company, and a tuning can be taken up from φ and its state (`tuning_state`): 100 meta-steps are to the bit two
-tunings of 50. K = 1 has a closed form (`closed_form`), any K is unrolled (`unrolled`), all of it or its last steps; or
-the gradient is taken at θ_K (`implicit`), whose memory does not grow with K. That of an unroll grows as the steps
-differentiated through (`unroll_memory`); what does not fit is an error that says how much it needs.
+All candidates share what is drawn, which depends on seed, task and meta-step only, and a tuning can be taken up from φ
+and its state (`tuning_state`): 100 meta-steps are two tunings of 50, to the bit where the company is the same. Up to
+rounding a candidate's numbers do not depend on its company; a stack of several may round otherwise than one alone.
+
+K = 1 has a closed form (`closed_form`), any K is unrolled (`unrolled`), all of it or its last steps; or the gradient is
+taken at θ_K (`implicit`), whose memory does not grow with K. That of an unroll grows as the steps differentiated
+through (`unroll_memory`); what does not fit is an error that says how much it needs.
 
 Options: SGD in the place of Adam; θ, momentum and buffers carried over `reinitialise` meta-steps, every candidate with
 its own (then K = 1 is unrolled too, for θ is no longer shared); another task loss.

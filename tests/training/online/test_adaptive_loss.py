@@ -174,17 +174,34 @@ def test_looking_on_changes_nothing() -> None:
 
 def test_discarded_gradients_do_not_count() -> None:
     results = []
-    for discarded in (False, True):
+    for discarded in ("", "to none", "to zero"):
         model = model_of()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         criterion = AdaptiveLoss(model, optimizer, [VALID], start(), lr=0.01)
         if discarded:
             criterion(model(X[:30]), Y[:30]).backward()
-            optimizer.zero_grad()
+            optimizer.zero_grad(set_to_none=discarded == "to none")
         criterion(model(X), Y).backward()
         optimizer.step()
         results.append(criterion.loss.kernel.phi)
-    assert results[0] == results[1]
+    assert results[0] == results[1] == results[2]
+
+
+def test_parts_in_evaluation_mode_stay_there() -> None:
+    model = model_of("noisy")
+    model[1].eval()  # batch norm, as in fine-tuning
+    before = copy.deepcopy(model[1].state_dict())
+    optimizer = torch.optim.SGD([*model[0].parameters(), *model[-1].parameters()], lr=0.1)
+    criterion = AdaptiveLoss(model, optimizer, [VALID], start(), lr=0.01)
+    with torch_global_scope(0, "loop"):  # dropout draws from it
+        for x, y in batches(3):
+            optimizer.zero_grad()
+            criterion(model(x), y).backward()
+            optimizer.step()
+    assert criterion.steps == 3
+    assert [module.training for module in model] == [True, False, True, True, True]
+    for name, value in model[1].state_dict().items():
+        assert torch.equal(value, before[name]), name
 
 
 def test_it_is_the_loss_at_the_present_phi() -> None:
@@ -310,6 +327,9 @@ def test_phi_that_diverges_stands_still_and_says_so() -> None:
         optimizer.step()
     assert criterion.status.kind == "diverged"
     assert criterion.loss.kernel.phi == GENOME
+    other = AdaptiveLoss(model, optimizer, [VALID], loss)
+    other.load_state_dict(criterion.state_dict())
+    assert other.status == criterion.status
 
 
 def step_with(change: Callable[[nn.Module], None], **settings: Any) -> None:
@@ -325,6 +345,13 @@ def test_gradients_changed_behind_its_back_are_one_sentence() -> None:
     with pytest.raises(UsageError, match="max_norm as grad_clip"):
         step_with(lambda model: nn.utils.clip_grad_norm_(model.parameters(), 1.0))
     step_with(lambda model: nn.utils.clip_grad_norm_(model.parameters(), 1.0), grad_clip=1.0)
+    model = model_of()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    criterion = AdaptiveLoss(model, optimizer, [VALID], start())
+    criterion(model(X), Y).backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+    with pytest.raises(UsageError, match="gradients were changed"):
+        criterion(model(X), Y).backward()
 
 
 def test_misuse_is_one_sentence() -> None:

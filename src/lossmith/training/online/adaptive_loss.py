@@ -32,6 +32,11 @@ from lossmith.training.online.valid_batches import ValidBatches
 from lossmith.training.online.watched_passes import Hook, SeenPass, WatchedPasses, leaves_of
 from lossmith.training.tunable import Tunable
 
+_CHANGED = (
+    "gradients were changed between backward() and optimizer.step(): where clip_grad_norm_ does that, give "
+    "AdaptiveLoss its max_norm as grad_clip=...; add further losses to this one before one backward(); a GradScaler is "
+    "not supported, use bfloat16."
+)
 POINTS = 20  # of a trajectory of unknown length: from here on every second one is left out
 
 
@@ -180,7 +185,8 @@ class AdaptiveLoss(nn.Module):
 
     def get_extra_state(self) -> dict[str, Tensor]:
         """All that `load_state_dict` needs to go on exactly as here, beside model and optimiser; tensors only."""
-        return {**self._adaptation.state(), **self._batches.state()}
+        stands_still = torch.tensor(list(self.status.sentence.encode()), dtype=torch.uint8)
+        return {**self._adaptation.state(), **self._batches.state(), "stands_still": stands_still}
 
     def set_extra_state(self, state: Mapping[str, Tensor]) -> None:
         """The inverse.
@@ -191,6 +197,8 @@ class AdaptiveLoss(nn.Module):
         try:
             self._adaptation.load(state)
             self._batches.load(state)
+            why = bytes(state["stands_still"].tolist()).decode()
+            self.status = Status("diverged", "", why) if why else OK
         except (KeyError, ValueError, TypeError) as error:
             raise LossError(f"this is no state of this AdaptiveLoss ({error}): build it with the same loss.") from None
         self._calls.clear()
@@ -204,14 +212,24 @@ class AdaptiveLoss(nn.Module):
 
     def _seen_backward(self, call: _Call, scale: Tensor) -> None:
         """In the middle of a backward pass that has come to the loss of this call."""
-        if not self._underway and all(p.grad is None for p in self._optimized()):
-            self._calls.clear()  # the gradients of earlier passes were thrown away
+        if not self._underway and self._calls:
+            self._look_at_gradients()
         self._underway = True
         call.scale = scale if call.scale is None else call.scale + scale
         if call not in self._calls:
             self._calls.append(call)
         # At the end of the whole pass gradients are complete, and not clipped yet.
         torch.autograd.Variable._execution_engine.queue_callback(self._gradients_complete)
+
+    def _look_at_gradients(self) -> None:
+        """What became of the gradients of earlier passes, before a further one adds to them."""
+        gradients = [p.grad for p in self._optimized() if p.grad is not None]
+        if not gradients:
+            self._calls.clear()  # thrown away
+        elif not self._clips and self._versions != self._present_versions():
+            if any(bool(gradient.any()) for gradient in gradients):
+                raise UsageError(_CHANGED)
+            self._calls.clear()  # thrown away by zero_grad(set_to_none=False)
 
     def _gradients_complete(self) -> None:
         self._underway = False
@@ -231,11 +249,7 @@ class AdaptiveLoss(nn.Module):
             raise UsageError("AdaptiveLoss cannot see into optimizer.step(closure): call backward() before step().")
         scaled = getattr(optimizer, "grad_scale", None) is not None
         if scaled or (not self._clips and self._versions != self._present_versions()):
-            raise UsageError(
-                "gradients were changed between backward() and optimizer.step(): where clip_grad_norm_ does that, give "
-                "AdaptiveLoss its max_norm as grad_clip=...; add further losses to this one before one backward(); a "
-                "GradScaler is not supported, use bfloat16."
-            )
+            raise UsageError(_CHANGED)
         self._step.before()
 
     def _after_step(self, optimizer: optim.Optimizer, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
@@ -259,8 +273,9 @@ class AdaptiveLoss(nn.Module):
     def _gradient(self, calls: list[_Call]) -> tuple[float, Vector]:
         model, step = self._model[0], self._step
         batch = map_tree(lambda part: torch.as_tensor(part).to(self._device), self._batches.next())
-        training = model.training
-        model.train()
+        modes = [(module, module.training) for module in model.modules()]
+        if not model.training:
+            model.train()  # and where it is, parts that the loop has put into evaluation mode stay there
         try:
             seed = derive_seed(self._seed, "online", self._adaptation.done)
             with RandomState(self._device).aside(seed), torch.enable_grad():
@@ -273,7 +288,8 @@ class AdaptiveLoss(nn.Module):
                     assert call.scale is not None
                     found = found + call.inner.mixed([tangent.to(call.inner.deltas[0].dtype) * call.scale])
         finally:
-            model.train(training)
+            for module, mode in modes:
+                module.training = mode
         return task_loss, found
 
     def _tangents(self, seen: SeenPass, places: list[int], w: list[Tensor]) -> list[Tensor]:

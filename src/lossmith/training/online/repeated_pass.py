@@ -7,7 +7,6 @@ where a layer has no forward derivative, backward twice.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -79,6 +78,8 @@ class RepeatedPass:
                 try:
                     with torch.no_grad(), fwAD.dual_level():
                         return [tangent_of(z) for z in run(duals(theta, along))]
+                except torch.OutOfMemoryError:
+                    raise
                 except (RuntimeError, NotImplementedError):
                     self._forward = False
                     remembered.random.restore()
@@ -90,7 +91,7 @@ def _backward_twice(
 ) -> list[Tensor]:
     """Jᵀu is linear in u: differentiating it once more by u gives J, whatever u is."""
     try:
-        with torch.enable_grad(), warnings.catch_warnings():
+        with torch.enable_grad():
             leaves = {name: part.detach().requires_grad_() for name, part in theta.items()}
             found = run(leaves)
             zeros = [torch.zeros_like(z).requires_grad_() for z in found]
