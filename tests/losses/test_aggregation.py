@@ -228,8 +228,8 @@ def test_a_trimmed_loss_of_nothing_and_of_no_number() -> None:
     assert float(criterion(torch.zeros(0, 1), torch.zeros(0, 1))) == 0.0
     z, weight = torch.tensor([[1.0], [math.nan], [2.0], [3.0]]), torch.zeros(4)
     assert float(criterion(z, torch.zeros(4, 1), weight=weight)) == 0.0
-    # h = 3 of 4: the one that is no number is trimmed; with h = 4 it counts, in whatever row it is
-    assert float(criterion(z, torch.zeros(4, 1))) == 2.0
+    # what is no number is never trimmed away, in whatever row it is: its gradient would not be finite all the same
+    assert math.isnan(float(criterion(z, torch.zeros(4, 1))))
     everything = Loss(tree("abs(p - t)"), head="identity", aggregation=Trimmed(1.0))
     assert math.isnan(float(everything(z, torch.zeros(4, 1))))
     weight = torch.tensor([0.0, 1.0, 0.0, 1.0])

@@ -177,9 +177,9 @@ def test_json_reads_back() -> None:
         (Loss(Tree(parse("2*t*p")), aggregation=Ratio(Tree(parse("t + p")))), "latex", "a ratio loss cannot"),
         (loss("trimmed_mse"), "latex", "a trimmed loss cannot be exported to latex: use torch or json"),
         (loss("ldam"), "latex", "looks at a row as a whole, so it has no formula of one output"),
-        (loss("logit_adjustment"), "torch", "build it with prior="),
+        (loss("logit_adjustment"), "torch", "with prior="),
         (loss("class_balanced", prior=(0.9, 0.1)), "torch", r"give it as class_balanced\(rows=...\)"),
-        (Loss(Tree(parse("prior*p"))), "torch", "build it with prior="),
+        (Loss(Tree(parse("prior*p"))), "torch", "with prior="),
         (Loss(Tree(parse("m")), head="identity"), "torch", "the identity head has no target class"),
     ],
 )

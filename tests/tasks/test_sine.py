@@ -127,7 +127,7 @@ def test_what_texts_name(text: str, parts: list[str]) -> None:
         ("digits/mlp,", TaskError, "names nothing between two commas"),
         ("digits/mlp,,digits/lenet5", TaskError, "names nothing between two commas"),
         ("sine/mlp@wave=5-2", SpecError, "wave=5-2 names no task"),
-        ("sine/mlp@wave=0-1000", SpecError, "too many tasks"),
+        ("sine/mlp@wave=0-1000", SpecError, "more than 1,000 tasks"),
     ],
 )
 def test_texts_that_name_nothing(text: str, error: type[Exception], words: str) -> None:

@@ -58,7 +58,8 @@ def adaptation_curves(
     if head == "custom":
         raise LossError("a loss with a head of your own cannot be drawn over its predictions.")
     start = torch.tensor(members[0].phi, dtype=torch.float64)
-    moved = [float((torch.tensor(m.phi, dtype=torch.float64) - start).norm() / start.norm()) for m in members]
+    length = float(start.norm()) or 1.0  # of φ0 = 0 the distance itself is told
+    moved = [float((torch.tensor(m.phi, dtype=torch.float64) - start).norm()) / length for m in members]
     at_target, elsewhere = [], []
     if head == "identity":
         x = torch.linspace(-RESIDUAL, RESIDUAL, points, dtype=torch.float64)

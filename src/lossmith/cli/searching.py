@@ -82,16 +82,23 @@ def plan(asked: PlanOptions) -> None:
     from lossmith.experiment.cost import estimate
     from lossmith.experiment.finalists import affordable
     from lossmith.experiment.meta_testing import MetaTest
-    from lossmith.experiment.search_run import as_budget
+    from lossmith.experiment.search_run import as_budget, starting_losses
     from lossmith.experiment.spec import SearchSection, make
+    from lossmith.losses import to_json
     from lossmith.search import method as make_method
 
     wanted = read_experiment(asked)
     task = wanted_task(wanted, asked)
     method = make_method(wanted.method, **wanted.settings)
     budget = as_budget(partial_of(wanted.partial, task), task)
+    starts = starting_losses(starting_points(wanted.start_from, task.head), task)
     section: SearchSection = make(
-        SearchSection, method=method.name, settings=method.settings(), budget=budget, **wanted.section
+        SearchSection,
+        method=method.name,
+        settings=method.settings(),
+        budget=budget,
+        start_from=[to_json(found) for found in starts],
+        **wanted.section,
     )
     if "finalists" not in wanted.section:
         candidates = section.generations * int(method.settings()["population"])

@@ -13,8 +13,10 @@ from lossmith.evaluation.payload import pack
 from lossmith.evaluation.requested import requested_loss
 from lossmith.experiment.meta_testing import MetaTest
 from lossmith.experiment.opening import Resources, planned
+from lossmith.experiment.search_run import check_parts, problem_of
 from lossmith.experiment.spec import SearchSection
 from lossmith.experiment.training_cost import TrainingCost, training_cost
+from lossmith.experiment.tuning_pilot import try_tuning
 from lossmith.losses import LossSet
 from lossmith.records import Request, Work
 from lossmith.search import Method, Problem
@@ -99,13 +101,18 @@ def estimate(
     Every kind of training is timed in the company it will have: so many at once as share a seed, by the plan's engine.
 
     Raises:
-        TaskError: the task is not sound, or cannot be sent to the workers wanted.
+        TaskError: the task is not sound, cannot be sent to the workers wanted, or cannot be tuned on.
+        UsageError, LossError: the method does not fit the task, or cannot start from a loss; as a search would say.
         SpecError: no such engine or device; more workers than memory allows.
     """
     started = time.perf_counter()
     resources = resources or Resources()
     check_task(task)
+    check_parts(method, task)
+    problem = problem_of(section, task, 0)
+    method.init(problem)
     plan = planned(task, resources)
+    try_tuning(task, method, problem, plan)  # what a search would refuse has no price
     trainings = _Trainings(task, plan, _adaptive(task, method))
     full = steps_of(task, 1.0)
     partial = steps_of(task, section.budget)

@@ -144,8 +144,8 @@ def trimmed(
     with torch.no_grad():
         there = every != 0
         kept = (how.keep * there.sum() + 1e-9).floor().clamp(min=1)  # 0.29·100 is a little less than 29 in floats
-        # What is not there is sorted behind everything, NaN of what is there included: that shall not pass unseen.
-        last = rows.masked_fill(rows.isnan(), torch.inf).masked_fill(~there, torch.nan)
+        # What is not there is sorted behind everything, and NaN of what is there first: that shall not pass unseen.
+        last = rows.masked_fill(rows.isnan(), -torch.inf).masked_fill(~there, torch.nan)
         order = torch.argsort(last, stable=True)
         rank = torch.empty_like(order).scatter(0, order, torch.arange(len(order), device=order.device))
         own = torch.where(there & (rank < kept), every, torch.zeros_like(every))

@@ -136,6 +136,7 @@ class ClassBalanced(RowKernel):
         """N·log β; of β = 0, so low a number that β^n is 0."""
         if self.rows == 0:
             raise LossError(
-                "class_balanced does not know the number of training rows: give it as class_balanced(rows=...)."
+                "class_balanced does not know the number of training rows: give it as class_balanced(rows=...), and in "
+                "Python the class prior as prior=(...)."
             )
         return self.rows * math.log(self.beta) if self.beta else -1e30

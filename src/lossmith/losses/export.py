@@ -110,7 +110,10 @@ def _torch(loss: Loss, classes: int | None) -> str:
     if head == "identity" and reads & {"m", "p_t", "log_p_t"}:
         raise LossError("the identity head has no target class: a loss that reads m or p_t needs softmax or sigmoid.")
     if "prior" in reads and loss.prior is None:
-        raise LossError("this loss uses the class prior: build it with prior=(share of each class, ...).")
+        raise LossError(
+            "this loss uses the class prior, which text cannot give: in Python build it with prior=(share of each "
+            "class, ...) and use lossmith.export, or export a run, whose task knows it, to json."
+        )
     full = "value = torch.as_tensor(value, dtype=z.dtype, device=z.device).expand(z.shape)"
     lines = list(source.lines)
     if isinstance(loss.aggregation, Ratio):

@@ -16,7 +16,7 @@ def trimmed_lines(how: Trimmed, outputs: str, reduction: str) -> list[str]:
         "with torch.no_grad():  # the smallest losses are kept; rows of weight 0 are none",
         "    there = every != 0",
         f"    kept = ({number_text(how.keep)} * there.sum() + 1e-9).floor().clamp(min=1)",
-        "    last = rows.masked_fill(rows.isnan(), torch.inf).masked_fill(~there, torch.nan)",
+        "    last = rows.masked_fill(rows.isnan(), -torch.inf).masked_fill(~there, torch.nan)",
         "    rank = torch.argsort(torch.argsort(last, stable=True))",
         "    weight = torch.where(there & (rank < kept), every, torch.zeros_like(every))",
         "rows = torch.where(weight == 0, 0.0, rows) * weight",

@@ -86,6 +86,9 @@ class TaylorGLO(UnrollSettings, TaylorSearch):
         self.tuning(max(1, self.tune))  # for its complaints
         if self.inherit and not self.tune:
             raise SpecError(f"{self.name}.inherit: nothing is tuned that could be inherited; set tune, e.g. tune = 20.")
+        for name in (one.name for one in dataclasses.fields(UnrollSettings)):
+            if not self.tune and getattr(self, name) != getattr(UnrollSettings, name):
+                raise SpecError(f"{self.name}.{name}: nothing is tuned that it could change; set tune, e.g. tune = 20.")
 
     @property
     def preparation(self) -> Preparation:

@@ -47,10 +47,8 @@ def _expanded(name: str) -> tuple[str, ...]:
         return (name,)
     first, last = (int(end) for end in found.groups())
     if not first <= last < first + MOST_TASKS:
-        raise SpecError(
-            f"wave={first}-{last} names {'no task' if last < first else 'too many tasks'}: write the lower end "
-            f"first, with at most {MOST_TASKS:,} members, e.g. wave=0-9."
-        )
+        what = "no task: write the lower end first" if last < first else f"more than {MOST_TASKS:,} tasks: name fewer"
+        raise SpecError(f"wave={first}-{last} names {what}, e.g. wave=0-9.")
     return tuple(f"{name[: found.start()]}wave={n}{name[found.end() :]}" for n in range(first, last + 1))
 
 
