@@ -310,6 +310,19 @@ def test_what_only_a_meta_step_finds_out_is_said_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+def test_an_unroll_that_does_not_fit_is_refused_by_search_and_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lossmith.evaluation.unroll_room.available_memory", lambda: 2 << 20)
+    method, task = lm.ML3(meta_steps=2, unroll_length=400), small_task()
+    with pytest.raises(TaskError, match=r"ml3 cannot tune on .* needs up to .* and 2\.0 MiB are free"):
+        lm.search(method, task, partial=1.0, path=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    section = SearchSection(method="ml3", settings=method.settings(), generations=1, budget=1.0)
+    with pytest.raises(TaskError, match=r"and 2\.0 MiB are free"):
+        estimate(task, method, section, shelf=False)
+
+
 def test_generations_of_a_method_that_goes_by_meta_steps(tmp_path: Path) -> None:
     assert generations_of(lm.TaylorGLO(), None) == 20
     assert generations_of(lm.TaylorGLO(), 7) == 7
