@@ -14,10 +14,11 @@ Taylor's formula absorbed in φ, as in the authors' code; for (target, predictio
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, reduce
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -36,6 +37,7 @@ PREDICTION_LIKE = frozenset({"prediction", "logits", "residual"})
 _NESTING = ("prediction", "logits", "residual", "target", "progress")  # outermost first in Horner's scheme
 
 Scalar: TypeAlias = float | Tensor
+Term = TypeVar("Term")  # a Scalar, or a node
 Plan: TypeAlias = "int | tuple[Plan | None, ...]"
 
 
@@ -166,7 +168,8 @@ class Taylor(Kernel):
         centres = dict(zip(self.variables, phi[count:], strict=True))
         names = [name for name in _NESTING if name in centres]
         centred = [Apply("sub", (Symbol(SYMBOLS[name]), centres[name])) for name in names]
-        return _horner_of(self.plan, centred, [Apply("neg", (c,)) for c in phi[:count]])
+        coefficients = _minimised(phi[:count], _node("neg"))
+        return _horner(self.plan, centred, coefficients, _node("add"), _node("mul"))
 
     def __str__(self) -> str:
         return to_text(self._expression([float(f"{g:.4g}") for g in self.genome]))
@@ -242,8 +245,15 @@ def expanded(genome: Sequence[float], order: int, variables: tuple[str, ...], he
     return total
 
 
-def _minimised(coefficients: Sequence[Scalar]) -> list[Scalar]:
-    return [-c for c in coefficients]  # f is maximised agreement, a loss is minimised: the one place of the minus sign
+def _minimised(coefficients: Sequence[Term], neg: Callable[[Any], Any] = operator.neg) -> list[Term]:
+    return [
+        neg(c) for c in coefficients
+    ]  # f is maximised agreement, a loss is minimised: the one place of the minus sign
+
+
+def _node(op: str) -> Callable[..., Node]:
+    """An operation on nodes."""
+    return lambda *args: Apply(op, args)
 
 
 def _unpacked(phi: Sequence[float] | Tensor, size: int) -> list[Scalar]:
@@ -278,32 +288,23 @@ def _nested(terms: list[tuple[Exponents, int]]) -> Plan:
     return tuple(groups)
 
 
-def _horner(plan: Plan, centred: Sequence[Scalar], coefficients: Sequence[Scalar]) -> Scalar:
+def _horner(
+    plan: Plan,
+    centred: Sequence[Term],
+    coefficients: Sequence[Term],
+    add: Callable[[Term, Term], Term] = operator.add,
+    mul: Callable[[Term, Term], Term] = operator.mul,
+) -> Term:
     if isinstance(plan, int):
         return coefficients[plan]
     u = centred[0]
-    total: Scalar | None = None
+    total: Term | None = None
     for group in reversed(plan):
         if total is not None:
-            total = total * u
+            total = mul(total, u)
         if group is not None:
-            inside = _horner(group, centred[1:], coefficients)
-            total = inside if total is None else total + inside
-    assert total is not None
-    return total
-
-
-def _horner_of(plan: Plan, centred: Sequence[Node], coefficients: Sequence[Node]) -> Node:
-    """`_horner`, of nodes."""
-    if isinstance(plan, int):
-        return coefficients[plan]
-    total: Node | None = None
-    for group in reversed(plan):
-        if total is not None:
-            total = Apply("mul", (total, centred[0]))
-        if group is not None:
-            inside = _horner_of(group, centred[1:], coefficients)
-            total = inside if total is None else Apply("add", (total, inside))
+            inside = _horner(group, centred[1:], coefficients, add, mul)
+            total = inside if total is None else add(total, inside)
     assert total is not None
     return total
 
