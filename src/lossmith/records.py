@@ -273,6 +273,11 @@ class Tuning:
             if not isinstance(getattr(self, name), str):
                 raise SpecError(f"{name} = {getattr(self, name)!r:.60}: a text was expected.")
 
+    @property
+    def grows(self) -> bool:
+        """Whether memory grows with K: K = 1 has a closed form, and implicit gradients keep no way back."""
+        return self.unroll_length > 1 and self.implicit is None
+
     def to_settings(self) -> str:
         """Canonical JSON, as `Request.settings` carries it.
 

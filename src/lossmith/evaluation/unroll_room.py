@@ -35,10 +35,12 @@ def unroll_room(
         TaskError: a task that cannot be tuned on, or an unroll that needs more memory than is free; the sentence says
             how much, and what fits.
     """
+    if not tuning.grows:
+        return []
     said = []
     for one in members_of(task):
         here = on_device(tunable_task(one), device)
         side = TaskTuning.of(here, losses, tuning, seed=seed, memory=free_memory(device))
-        if side.measured is not None:
-            said.append(f"{one.name}: {side.measured.describe(tuning.unroll_length, tuning.truncation)}")
+        assert side.measured is not None
+        said.append(f"{one.name}: {side.measured.describe(tuning.unroll_length, tuning.truncation)}")
     return said

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,8 +18,8 @@ from lossmith.experiment.spec import SearchSection
 from lossmith.experiment.training_cost import TrainingCost, training_cost
 from lossmith.experiment.tuning_pilot import try_tuning
 from lossmith.losses import LossSet
-from lossmith.records import Request, Work
-from lossmith.search import Method, Problem
+from lossmith.records import Candidate, Request, Work
+from lossmith.search import Method
 from lossmith.search.shelf import POPULATION as SHELF_POPULATION
 from lossmith.tasks import AnyTask
 from lossmith.tasks.several import all_parts
@@ -109,17 +109,16 @@ def estimate(
     resources = resources or Resources()
     check_task(task)
     check_parts(method, task)
-    problem = problem_of(section, task, 0)
-    method.init(problem)
+    asked, _ = method.ask(method.init(problem_of(section, task, 0)))
     plan = planned(task, resources)
-    try_tuning(task, method, problem, plan)  # what a search would refuse has no price
-    trainings = _Trainings(task, plan, _adaptive(task, method))
+    try_tuning(task, method, asked, plan)  # what a search would refuse has no price
+    trainings = _Trainings(task, plan, _adaptive(task, asked))
     full = steps_of(task, 1.0)
     partial = steps_of(task, section.budget)
     population = int(method.settings().get("population", 20))
     counted = section.generations * population * section.seeds_per_candidate
     searched = counted + section.generations * section.elites
-    parts = list(_preparing(task, method, plan, section))
+    parts = list(_preparing(task, method, asked, plan, section))
     candidates = trainings.part("candidates", counted, partial, population, calls=section.generations, found=1)
     elites = trainings.part("", searched - counted, partial, company=1, calls=section.generations, found=1)
     parts.append(replace(candidates, trainings=searched, seconds=candidates.seconds + elites.seconds))
@@ -191,20 +190,20 @@ class _Trainings:
         return max(1, -(-company // self.plan.chunk))
 
 
-def _adaptive(task: AnyTask, method: Method) -> str:
-    """A loss of the method, where its losses go on learning while they train; "" otherwise."""
-    asked, _ = method.ask(method.init(Problem(task.setting)))
+def _adaptive(task: AnyTask, asked: Sequence[Candidate]) -> str:
+    """A loss of the first generation, where its losses go on learning while they train; "" otherwise."""
     first = requested_loss(asked[0].loss, task)
     members = first if isinstance(first, LossSet) else (first,)
     return asked[0].loss if any(member.online is not None for member in members) else ""
 
 
-def _preparing(task: AnyTask, method: Method, plan: Plan, section: SearchSection) -> Iterator[Part]:
+def _preparing(
+    task: AnyTask, method: Method, asked: Sequence[Candidate], plan: Plan, section: SearchSection
+) -> Iterator[Part]:
     """Screening and tuning, each timed on a chunk of the first generation, as if every candidate were tuned."""
     wanted = method.preparation
     if not all_parts(task) or (wanted.screening is None and wanted.tuning is None):
         return
-    asked, _ = method.ask(method.init(Problem(task.setting, generations=section.generations)))
     losses = [candidate.loss for candidate in asked if candidate.status.ok][: plan.tune_chunk]
     population = int(method.settings().get("population", 20))
     count = section.generations * population

@@ -121,10 +121,10 @@ def start(
         )
     check_parts(method, task)
     problem = problem_of(section, task, seed)
-    method.init(problem)  # a loss that the method cannot start from is said before anything is trained
+    asked, _ = method.ask(method.init(problem))  # what the method cannot start from is said before anything is trained
     data_fraction = section.budget if section.fidelity == "data" else 1.0
     plan, _ = prepare(task, resources, budget=section.budget, data_fraction=data_fraction, seed=seed)
-    try_tuning(task, method, problem, plan)
+    try_tuning(task, method, asked, plan)
     with sitting(create(path, spec, task, plan, resources)) as session:
         _carry_on(session, method, problem, section, seed)
     return Run(path)

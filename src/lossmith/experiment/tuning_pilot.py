@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from lossmith.errors import TaskError
 from lossmith.evaluation import Plan, evaluate
 from lossmith.evaluation.requested import requested_loss
 from lossmith.evaluation.unroll_room import unroll_room
-from lossmith.records import Request, Tuning
-from lossmith.search import Method, Problem
+from lossmith.records import Candidate, Request, Tuning
+from lossmith.search import Method
 from lossmith.tasks import AnyTask
 from lossmith.training.task_tuning import descent_of, tunable_task
 from lossmith.training.tuned_for import tuned_for
@@ -29,36 +29,32 @@ def check_tunable(tasks: Iterable[AnyTask], tuning: Tuning) -> None:
         tuned_for(parts, tuning.task_loss)
 
 
-def try_tuning(task: AnyTask, method: Method, problem: Problem, plan: Plan) -> None:
+def try_tuning(task: AnyTask, method: Method, asked: Sequence[Candidate], plan: Plan) -> None:
     """Whether the first candidates fit into memory, and one meta-step of the first; nothing where nothing is tuned.
 
     It finds out what no look at the task can: a model without a second derivative, an unroll that does not fit. Memory
     is asked here only: what is free in the middle of a search must not decide what comes of a candidate.
 
+    Args:
+        asked: the first generation.
+
     Raises:
         TaskError: what went wrong, in its own words.
     """
-    request = first_tuning(method, problem, meta_steps=1)
-    if request is None:
+    worth = [one for one in asked if one.status.ok]
+    common = method.preparation.tuning
+    if not worth or (not worth[0].tuning and common is None):
         return
-    asked, _ = method.ask(method.init(problem))
-    losses = [requested_loss(one.loss, task) for one in asked if one.status.ok][: plan.tune_chunk]
+    first = worth[0]
+    own = Tuning.from_settings(first.tuning) if first.tuning else common
+    assert own is not None
+    tuning = replace(own, meta_steps=1, screen_after=None)
+    request = Request(first.loss, 0, lr_scale=first.lr_scale, work="tune", settings=tuning.to_settings())
+    losses = [requested_loss(one.loss, task) for one in worth[: plan.tune_chunk]]
     try:
-        unroll_room(task, losses, Tuning.from_settings(request.settings), device=plan.device)
+        unroll_room(task, losses, tuning, device=plan.device)
     except TaskError as error:
         raise TaskError(f"{method.name} cannot tune on {task.name!r}: {error}") from None
     status = evaluate(task, request, plan).status
     if status.kind in ("crashed", "timed_out"):
         raise TaskError(f"{method.name} cannot tune on {task.name!r}: {status.sentence}")
-
-
-def first_tuning(method: Method, problem: Problem, *, meta_steps: int) -> Request | None:
-    """The tuning of the first candidate, shortened and without the screen after it; None where nothing is tuned."""
-    asked, _ = method.ask(method.init(problem))
-    common = method.preparation.tuning
-    for candidate in asked:
-        tuning = Tuning.from_settings(candidate.tuning) if candidate.tuning else common
-        if candidate.status.ok and tuning is not None:
-            short = replace(tuning, meta_steps=meta_steps, screen_after=None).to_settings()
-            return Request(candidate.loss, 0, lr_scale=candidate.lr_scale, work="tune", settings=short)
-    return None

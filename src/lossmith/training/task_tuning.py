@@ -72,7 +72,7 @@ class TaskTuning:
         trial = draw(task, seed, 0, 2)  # a road is tried, and memory measured, by no more steps
         how = replace(how, road=choose_road(how, trial, len(losses)))
         measured: UnrollMemory | None = None
-        if how.implicit is None and how.length > 1:
+        if tuning.grows:
             measured = unroll_memory(how, trial, max(candidates, key=lambda one: len(one.phi)))
             how = replace(how, road=replace(how.road, chunk=fitting_chunk(how, measured, memory)))
         how = replace(how, chunks=how.road.chunks(len(losses)), dtype=dtype)
